@@ -1,0 +1,115 @@
+"""The catalogue of what can happen, and the stream that tells it.
+
+Each transition is emitted once, where it happens, under a fixed name with fixed fields.  Logs and
+metrics are subscribers; no module formats a log line of its own.
+
+    ERROR    a person must act
+    WARNING  a promise was bent
+    INFO     a transition
+    DEBUG    routine
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ERROR, WARNING, INFO, DEBUG = logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG
+
+# name: (level, fields in the order in which a person reads them); a trailing ? may be left out
+CATALOGUE: Mapping[str, tuple[int, str]] = {
+    # service
+    "service_started": (INFO, "database version replicas? jobs next_job? next_at?"),
+    "service_draining": (INFO, "signal running_count grace_seconds"),
+    "service_stopped": (INFO, "exit_code reason"),
+    "schema_upgraded": (INFO, "revision_from? revision_to"),
+    "thread_crashed": (ERROR, "thread error"),
+    "job_unknown": (ERROR, "job run attempt"),
+    # election
+    "leader_elected": (INFO, "term lock_id how crash_detection"),
+    "leader_observed": (INFO, "leader term"),
+    "leadership_renewed": (DEBUG, "term trust_seconds"),
+    "leadership_suspect": (WARNING, "term error trust_seconds"),
+    "leadership_resumed": (INFO, "term suspect_seconds"),
+    "leadership_lost": (WARNING, "term reason"),
+    "leadership_released": (INFO, "term reason"),
+    "resign_requested": (INFO, "term"),
+    "crash_detection_off": (INFO, "reason"),
+    "instance_id_shared": (WARNING, "other"),
+    "leases_cleaned": (DEBUG, "count"),
+    "listener_failed": (ERROR, "listener term error"),
+    # schedule
+    "timetable_armed": (INFO, "term job_count offset_seconds"),
+    "timetable_disarmed": (DEBUG, "term"),
+    "jobs_adopted": (INFO, "term new? edited? enabled? disabled? removed?"),
+    # ledger
+    "tick_skipped": (WARNING, "job scheduled_at reason"),
+    "ticks_missed": (WARNING, "job scheduled_at until? reason"),
+    "ticks_paused": (INFO, "job scheduled_at until?"),
+    "settling_held": (DEBUG, "job run holder"),
+    "statement_fenced": (WARNING, "statement term"),
+    "run_started": (INFO, "job run scheduled_at attempt kind delay_seconds"),
+    "run_finished": (INFO, "job run scheduled_at attempt state duration_seconds"),
+    "run_failed": (ERROR, "job run scheduled_at attempt state duration_seconds exit_code? error"),
+    "run_output": (INFO, "job run line"),
+    "attempt_lost": (WARNING, "job run scheduled_at attempt holder"),
+    "attempt_returned": (WARNING, "job run attempt reason"),
+    "result_late": (WARNING, "job run attempt"),
+    "runs_cancelled": (WARNING, "job count reason"),
+    "history_pruned": (DEBUG, "count"),
+    # database
+    "store_unavailable": (WARNING, "part error"),
+    "store_recovered": (INFO, "part outage_seconds"),
+    # configuration
+    "config_warning": (WARNING, "message"),
+    "config_drift": (WARNING, "other other_hash hash"),
+    "lock_id_shared": (WARNING, "leader job_count"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    name: str
+    level: int
+    fields: Mapping[str, Any]
+
+
+Subscriber = Callable[[Event], None]
+
+
+class Events:
+    """A stream of events; `bind` gives one that adds fields to each event.
+
+    A subscriber must not block and must not raise: it is called on the thread that emits, which
+    may be the one that renews the lease (I9).
+    """
+
+    def __init__(self, **bound: Any) -> None:
+        self._bound = bound
+        self._subscribers: list[Subscriber] = []
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call `subscriber` with every event from now on."""
+        self._subscribers.append(subscriber)
+
+    def bind(self, **bound: Any) -> Events:
+        """Return a view of the same stream whose events carry `bound` too."""
+        view = Events(**{**self._bound, **bound})
+        view._subscribers = self._subscribers
+        return view
+
+    def emit(self, name: str, /, **fields: Any) -> None:
+        """Tell that `name` happened; its fields must be those of the catalogue."""
+        level, known = CATALOGUE[name]
+        names = known.split()
+        if unknown := fields.keys() - {field.rstrip("?") for field in names}:
+            raise ValueError(f"{name} has no field {', '.join(sorted(unknown))}")
+        if missing := [field for field in names if field[-1] != "?" and field not in fields]:
+            raise ValueError(f"{name} needs {', '.join(missing)}")
+        event = Event(name, level, {**self._bound, **fields})
+        for subscriber in tuple(self._subscribers):
+            subscriber(event)
