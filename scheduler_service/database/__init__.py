@@ -1,0 +1,246 @@
+"""Connections to the database, PostgreSQL or SQLite, with a limit on every wait.
+
+    Database.connect()         a pooled connection, each statement commits itself
+    Database.transaction()     a pooled connection in one transaction
+    Database.own_connection()  one outside every pool, for the elector and its guard
+
+Whatever the driver says comes out as StoreUnavailable, StoreRefused or StoreConflict.  What is not
+promised: a limit on the resolver of host names, and on a disk that does not answer SQLite.
+
+A forked child shares no socket with its parent: it begins with no connections, and may open its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, exc, make_url
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from scheduler_service.database import postgresql, sqlite
+from scheduler_service.database.errors import StoreConflict, StoreRefused, StoreUnavailable, driver_error, translate
+from scheduler_service.database.own import DriverConnection, OwnConnection
+
+__all__ = ["Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable"]
+
+_SECRET_OPTIONS = ("password", "sslpassword")
+
+
+class Database:
+    """One database, as a URL names it.
+
+    `url` is `postgresql://…` (or `postgres://…`), or `sqlite:///file`; StoreRefused for anything else.
+    `schema` is the namespace of our tables on PostgreSQL.  `attempt_seconds` bounds an answer on an own
+    connection, `statement_seconds` on the pooled ones.  `name` is shown by the server as application_name.
+    No connection is made before one is asked for.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str = "scheduler",
+        attempt_seconds: float = 2.0,
+        statement_seconds: float = 10.0,
+        name: str = "scheduler-service",
+    ) -> None:
+        self._url = _parse(url)
+        self.dialect: str = self._url.get_backend_name()
+        self.schema = schema
+        self.attempt_seconds = attempt_seconds
+        self.statement_seconds = statement_seconds
+        self._name = name
+        self._secrets = _secrets(self._url)
+        self._begin()
+        self._abandoned: list[Any] = []
+        _databases.add(self)
+
+    def _begin(self) -> None:
+        self._drivers: weakref.WeakSet[DriverConnection] = weakref.WeakSet()
+        self._owned: weakref.WeakSet[OwnConnection] = weakref.WeakSet()
+        self._pool = self._engine(self._name, self.statement_seconds, own=False)
+        self._own: dict[tuple[str, float], Engine] = {}
+        self._opening = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Database({self.safe_url!r})"
+
+    @property
+    def safe_url(self) -> str:
+        """The URL for people to read, its passwords hidden."""
+        hidden = {name: "***" for name in _SECRET_OPTIONS if name in self._url.query}
+        url = self._url.set(drivername=self.dialect).update_query_dict(hidden)
+        return url.render_as_string(hide_password=True).replace("%2A", "*")
+
+    @property
+    def prefix(self) -> str:
+        """What to write before the name of a table or sequence in SQL text: `"scheduler".`, or nothing on SQLite."""
+        return quoted(self.schema) + "." if self.dialect == "postgresql" else ""
+
+    @contextlib.contextmanager
+    def connect(self, *, seconds: float | None = None) -> Iterator[Connection]:
+        """Lend a connection of the pool on which each statement commits itself.
+
+        Each answer may take `seconds`, or `statement_seconds`.  Raises StoreUnavailable for whatever the
+        driver says, also inside the block.
+        """
+        try:
+            with self._pool.connect() as connection, _driver(connection).answering_within(seconds):
+                yield connection
+        except (exc.DBAPIError, exc.TimeoutError, psycopg.Error) as error:
+            raise translate(error, self._secrets) from driver_error(error)
+
+    @contextlib.contextmanager
+    def transaction(self, *, seconds: float | None = None) -> Iterator[Connection]:
+        """Lend a connection of the pool in one transaction, which commits at the end of the block.
+
+        On SQLite it is the one that may write (BEGIN IMMEDIATE).  `seconds` bounds each answer and each
+        statement on the server in place of `statement_seconds`.
+        """
+        with self.connect(seconds=seconds) as connection:
+            connection.exec_driver_sql("begin immediate" if self.dialect == "sqlite" else "begin")
+            try:
+                if seconds is not None and self.dialect == "postgresql":
+                    for setting, value in postgresql.statement_limits(seconds).items():
+                        connection.exec_driver_sql(f"set local {setting} = '{value}'")
+                yield connection
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            connection.exec_driver_sql("commit")
+
+    def own_connection(self, *, name: str | None = None, seconds: float | None = None) -> OwnConnection:
+        """Open a connection outside every pool.
+
+        `name` is added to the application_name; each answer may take `seconds`, or `attempt_seconds`.
+        """
+        label = f"{self._name} {name}" if name else self._name
+        limit = self.attempt_seconds if seconds is None else seconds
+        with self._opening:
+            engine = self._own.get((label, limit))
+            if engine is None:
+                engine = self._own[label, limit] = self._engine(label, limit, own=True)
+        try:
+            connection = OwnConnection(engine.connect(), self._secrets)
+        except (exc.DBAPIError, psycopg.Error) as error:
+            raise translate(error, self._secrets) from driver_error(error)
+        self._owned.add(connection)
+        return connection
+
+    def dispose(self) -> None:
+        """Close the idle connections of the pool.  Own connections belong to those who opened them."""
+        self._pool.dispose()
+
+    def forget(self) -> None:
+        """Begin anew in a forked child: without a word to the server, and without the parent's sockets."""
+        for driver in list(self._drivers):
+            # Nothing of the parent's may be closed here: SQLite would take its locks for ours.
+            self._abandoned.append(driver)
+            if isinstance(driver, postgresql.BoundedConnection):
+                postgresql.forget(driver)
+        for connection in list(self._owned):
+            connection.forget()
+            self._abandoned.append(connection)
+        self._abandoned += [self._pool, self._own]
+        self._begin()
+
+    def _engine(self, name: str, answer_seconds: float, *, own: bool) -> Engine:
+        options: dict[str, Any] = {"poolclass": NullPool}
+        if not own:
+            options = {"poolclass": QueuePool, "pool_size": 4, "max_overflow": 4, "pool_timeout": answer_seconds}
+        if self.dialect == "postgresql":
+            options["use_native_hstore"] = False  # asking for its type costs a round trip
+            options["execution_options"] = {"schema_translate_map": {None: self.schema}}
+        engine = create_engine(self._url, isolation_level="AUTOCOMMIT", **options)
+
+        @event.listens_for(engine, "do_connect")
+        def open_one(_: Any, __: Any, arguments: tuple[Any, ...], parameters: dict[str, Any]) -> DriverConnection:
+            driver: DriverConnection
+            if self.dialect == "postgresql":
+                driver = postgresql.connect(parameters, name=name, answer_seconds=answer_seconds)
+            else:
+                driver = sqlite.connect(arguments, parameters, answer_seconds=answer_seconds)
+            self._drivers.add(driver)
+            return driver
+
+        @event.listens_for(engine, "checkout")
+        def look(driver: DriverConnection, record: ConnectionPoolEntry, _: Any) -> None:
+            idle = record.info.setdefault("idle", False)
+            if idle and isinstance(driver, postgresql.BoundedConnection) and postgresql.is_stale(driver):
+                raise exc.DisconnectionError("the server ended the session")
+            record.info["idle"] = True
+
+        return engine
+
+    def _roll_back(self, connection: Connection) -> None:
+        try:
+            if not connection.invalidated:
+                connection.exec_driver_sql("rollback")
+        except (exc.SQLAlchemyError, psycopg.Error):
+            connection.invalidate()
+
+
+def quoted(name: str) -> str:
+    """Return `name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except (exc.ArgumentError, ValueError):
+        raise StoreRefused(
+            "the database's URL cannot be read: write postgresql://user:password@host/name or sqlite:///file, "
+            "and letters such as @ : / in the password as %40 %3A %2F"
+        ) from None
+    backend, _, driver = url.drivername.partition("+")
+    if backend in ("postgresql", "postgres"):
+        if driver not in ("", "psycopg"):
+            raise StoreRefused(
+                f"the driver {driver!r} is not used here: write postgresql:// instead of {url.drivername}://"
+            )
+        return url.set(drivername="postgresql+psycopg")
+    if backend == "sqlite":
+        if driver not in ("", "pysqlite"):
+            raise StoreRefused(
+                f"the driver {driver!r} is not used here: write sqlite:// instead of {url.drivername}://"
+            )
+        if not url.database or url.database == ":memory:" or url.query.get("mode") == "memory":
+            raise StoreRefused(
+                "a database in memory has one connection only: name a file, as in sqlite:///scheduler.db"
+            )
+        if url.username or url.password or url.host or url.port:
+            raise StoreRefused("the URL of an SQLite file has three slashes and no host: sqlite:///scheduler.db")
+        return url.set(drivername="sqlite+pysqlite")
+    raise StoreRefused(
+        f"{backend!r} is not a database we know: write postgresql://user:password@host/name or sqlite:///file"
+    )
+
+
+def _secrets(url: URL) -> tuple[str, ...]:
+    known = {url.username, url.host, url.database}
+    found = {str(url.password or "")} | {str(url.query.get(option, "")) for option in _SECRET_OPTIONS}
+    return tuple(secret for secret in found if secret and secret not in known)
+
+
+def _driver(connection: Connection) -> DriverConnection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, DriverConnection)  # noqa: S101  # our own engine makes no others
+    return driver
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for database in list(_databases):
+        database.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
