@@ -1,0 +1,129 @@
+"""Databases for tests, fresh for each, and a word on what a run left out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scheduler_service import tables
+from scheduler_service.database import Database
+from tests.servers import PostgresServer, SharedServer, find_server
+
+_server = pytest.StashKey[SharedServer]()
+_left_out = pytest.StashKey[dict[str, int]]()
+_ASKED_FOR = {"long": "they take minutes"}  # markers of tests that run only when -m names them
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what must be asked for."""
+    left_out = config.stash.setdefault(_left_out, {})
+    named = config.option.markexpr
+    for marker in _ASKED_FOR:
+        chosen = [item for item in items if item.get_closest_marker(marker)]
+        if chosen and marker not in named:
+            left_out[marker] = len(chosen)
+            config.hook.pytest_deselected(items=chosen)
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which PostgreSQL was used and what was left out."""
+    lines = []
+    if server := config.stash.get(_server, None):
+        lines.append(f"PostgreSQL: {server.description}")
+        lines += [f"  not {note}" for note in server.notes]
+    lines += [
+        f"left out: {count} tests marked {marker}, because {_ASKED_FOR[marker]}; run them with -m {marker}"
+        for marker, count in config.stash.get(_left_out, {}).items()
+    ]
+    for line in lines:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(pytestconfig: pytest.Config) -> Iterator[SharedServer]:
+    """The server of this test run; no test may hurt it."""
+    server = find_server()
+    pytestconfig.stash[_server] = server
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: SharedServer) -> Iterator[str]:
+    """The URL of an empty database of its own."""
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: SharedServer) -> Iterator[str]:
+    """The name of a database that has our tables, to make others from."""
+    with postgres_server.database() as url:
+        _make_tables(url)
+        yield url.rpartition("/")[2].partition("?")[0]
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres_server: SharedServer, postgres_template: str) -> Iterator[str]:
+    """The URL of a database of its own that has our tables."""
+    with postgres_server.database(postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'scheduler.db'}"
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that has our tables, to copy."""
+    path = tmp_path_factory.mktemp("template") / "scheduler.db"
+    _make_tables(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def migrated_sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """The URL of a file of its own that has our tables."""
+    shutil.copy(sqlite_template, tmp_path / "scheduler.db")
+    return f"sqlite:///{tmp_path / 'scheduler.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a database that has our tables: once SQLite, once PostgreSQL."""
+    name = "migrated_sqlite_url" if request.param == "sqlite" else "migrated_postgres_url"
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+@pytest.fixture
+def database(store_url: str) -> Iterator[Database]:
+    """A database that has our tables: once SQLite, once PostgreSQL."""
+    database = Database(store_url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL that this test alone uses and may hurt, running."""
+    with PostgresServer() as server:
+        yield server
+
+
+def _make_tables(url: str) -> None:
+    database = Database(url)
+    with database.transaction() as connection:
+        if database.dialect == "postgresql":
+            connection.exec_driver_sql(f"create schema {database.prefix[:-1]}")
+        tables.metadata(database.schema if database.dialect == "postgresql" else None).create_all(connection)
+    database.dispose()
