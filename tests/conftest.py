@@ -122,8 +122,5 @@ def own_server() -> Iterator[PostgresServer]:
 
 def _make_tables(url: str) -> None:
     database = Database(url)
-    with database.transaction() as connection:
-        if database.dialect == "postgresql":
-            connection.exec_driver_sql(f"create schema {database.prefix[:-1]}")
-        tables.metadata(database.schema if database.dialect == "postgresql" else None).create_all(connection)
+    tables.upgrade(database)
     database.dispose()

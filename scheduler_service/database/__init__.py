@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterator
@@ -27,16 +28,17 @@ from scheduler_service.database import postgresql, sqlite
 from scheduler_service.database.errors import StoreConflict, StoreRefused, StoreUnavailable, driver_error, translate
 from scheduler_service.database.own import DriverConnection, OwnConnection
 
-__all__ = ["Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable"]
+__all__ = ["Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable", "quoted"]
 
 _SECRET_OPTIONS = ("password", "sslpassword")
+_SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 
 
 class Database:
     """One database, as a URL names it.
 
-    `url` is `postgresql://…` (or `postgres://…`), or `sqlite:///file`; StoreRefused for anything else.
-    `schema` is the namespace of our tables on PostgreSQL.  `attempt_seconds` bounds an answer on an own
+    `url` is `postgresql://…` (or `postgres://…`), or `sqlite:///file`; `schema` is the namespace of our tables
+    on PostgreSQL.  StoreRefused where one of them cannot be.  `attempt_seconds` bounds an answer on an own
     connection, `statement_seconds` on the pooled ones.  `name` is shown by the server as application_name.
     No connection is made before one is asked for.
     """
@@ -50,6 +52,11 @@ class Database:
         statement_seconds: float = 10.0,
         name: str = "scheduler-service",
     ) -> None:
+        if not _SCHEMA.fullmatch(schema) or schema.startswith("pg_"):
+            raise StoreRefused(
+                f"{schema!r} cannot be the schema: use at most 63 letters, digits, _ and -, "
+                "beginning with a letter or _, and not with pg_"
+            )
         self._url = _parse(url)
         self.dialect: str = self._url.get_backend_name()
         self.schema = schema
@@ -77,6 +84,11 @@ class Database:
         hidden = {name: "***" for name in _SECRET_OPTIONS if name in self._url.query}
         url = self._url.set(drivername=self.dialect).update_query_dict(hidden)
         return url.render_as_string(hide_password=True).replace("%2A", "*")
+
+    @property
+    def schema_or_none(self) -> str | None:
+        """The schema of our tables; None on SQLite, which has none."""
+        return self.schema if self.dialect == "postgresql" else None
 
     @property
     def prefix(self) -> str:
