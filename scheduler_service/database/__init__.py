@@ -20,12 +20,18 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, exc, make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from scheduler_service.database import postgresql, sqlite
-from scheduler_service.database.errors import StoreConflict, StoreRefused, StoreUnavailable, driver_error, translate
+from scheduler_service.database.errors import (
+    DRIVER_ERRORS,
+    StoreConflict,
+    StoreRefused,
+    StoreUnavailable,
+    driver_error,
+    translate,
+)
 from scheduler_service.database.own import DriverConnection, OwnConnection
 
 __all__ = ["Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable", "quoted"]
@@ -99,13 +105,13 @@ class Database:
     def connect(self, *, seconds: float | None = None) -> Iterator[Connection]:
         """Lend a connection of the pool on which each statement commits itself.
 
-        Each answer may take `seconds`, or `statement_seconds`.  Raises StoreUnavailable for whatever the
-        driver says, also inside the block.
+        Each answer may take `seconds`, or `statement_seconds`.  Whatever the driver says leaves the block as
+        StoreUnavailable; inside the block it is still SQLAlchemy's error, so look for it around the block.
         """
         try:
             with self._pool.connect() as connection, _driver(connection).answering_within(seconds):
                 yield connection
-        except (exc.DBAPIError, exc.TimeoutError, psycopg.Error) as error:
+        except DRIVER_ERRORS as error:
             raise translate(error, self._secrets) from driver_error(error)
 
     @contextlib.contextmanager
@@ -122,10 +128,10 @@ class Database:
                     for setting, value in postgresql.statement_limits(seconds).items():
                         connection.exec_driver_sql(f"set local {setting} = '{value}'")
                 yield connection
+                connection.exec_driver_sql("commit")
             except BaseException:
                 self._roll_back(connection)
                 raise
-            connection.exec_driver_sql("commit")
 
     def own_connection(self, *, name: str | None = None, seconds: float | None = None) -> OwnConnection:
         """Open a connection outside every pool.
@@ -140,7 +146,7 @@ class Database:
                 engine = self._own[label, limit] = self._engine(label, limit, own=True)
         try:
             connection = OwnConnection(engine.connect(), self._secrets)
-        except (exc.DBAPIError, psycopg.Error) as error:
+        except DRIVER_ERRORS as error:
             raise translate(error, self._secrets) from driver_error(error)
         self._owned.add(connection)
         return connection
@@ -183,8 +189,9 @@ class Database:
 
         @event.listens_for(engine, "checkout")
         def look(driver: DriverConnection, record: ConnectionPoolEntry, _: Any) -> None:
+            # The server has nothing to say to an idle session but good-bye.
             idle = record.info.setdefault("idle", False)
-            if idle and isinstance(driver, postgresql.BoundedConnection) and postgresql.is_stale(driver):
+            if idle and isinstance(driver, postgresql.BoundedConnection) and postgresql.is_readable(driver):
                 raise exc.DisconnectionError("the server ended the session")
             record.info["idle"] = True
 
@@ -194,7 +201,7 @@ class Database:
         try:
             if not connection.invalidated:
                 connection.exec_driver_sql("rollback")
-        except (exc.SQLAlchemyError, psycopg.Error):
+        except (exc.SQLAlchemyError, *DRIVER_ERRORS):
             connection.invalidate()
 
 
@@ -223,12 +230,12 @@ def _parse(text: str) -> URL:
             raise StoreRefused(
                 f"the driver {driver!r} is not used here: write sqlite:// instead of {url.drivername}://"
             )
+        if url.username or url.password or url.host or url.port:
+            raise StoreRefused("the URL of an SQLite file has three slashes and no host: sqlite:///scheduler.db")
         if not url.database or url.database == ":memory:" or url.query.get("mode") == "memory":
             raise StoreRefused(
                 "a database in memory has one connection only: name a file, as in sqlite:///scheduler.db"
             )
-        if url.username or url.password or url.host or url.port:
-            raise StoreRefused("the URL of an SQLite file has three slashes and no host: sqlite:///scheduler.db")
         return url.set(drivername="sqlite+pysqlite")
     raise StoreRefused(
         f"{backend!r} is not a database we know: write postgresql://user:password@host/name or sqlite:///file"

@@ -58,6 +58,9 @@ _REFUSED_SQLITE = {
 }
 
 
+DRIVER_ERRORS = (exc.DBAPIError, exc.TimeoutError, psycopg.Error, sqlite3.Error)
+
+
 def translate(error: Exception, secrets: Iterable[str] = ()) -> StoreUnavailable:
     """Return `error`, SQLAlchemy's or a driver's, as one of ours; `secrets` are blotted out of its message.
 

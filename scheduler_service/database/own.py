@@ -13,7 +13,10 @@ import psycopg
 from sqlalchemy import Connection, CursorResult, Executable, exc
 
 from scheduler_service.database import postgresql, sqlite
-from scheduler_service.database.errors import StoreUnavailable, driver_error, translate
+from scheduler_service.database.errors import DRIVER_ERRORS, StoreUnavailable, driver_error, translate
+
+_CLOSING_SECONDS = 1.0
+_READS = 100  # at a time; what is left keeps the socket readable
 
 DriverConnection = postgresql.BoundedConnection | sqlite.BoundedConnection
 
@@ -83,7 +86,7 @@ class OwnConnection:
             try:
                 with self._driver.answering_within(deadline_seconds):
                     return self._connection.execute(statement, parameters)
-            except (exc.SQLAlchemyError, psycopg.Error) as error:
+            except (exc.SQLAlchemyError, *DRIVER_ERRORS) as error:
                 translated = self._translate(error)
                 self._closed = self.broken
                 raise translated from driver_error(error)
@@ -94,6 +97,8 @@ class OwnConnection:
     def notifications(self) -> tuple[str, ...]:
         """Return the payloads that came in since the last call, without waiting.
 
+        Those that came along with an answer are among them and no longer make `fileno` readable: ask before
+        waiting, not only after.
         Raises StoreUnavailable when the server has ended the session.
         """
         with self._busy:
@@ -119,7 +124,8 @@ class OwnConnection:
         elif isinstance(self._driver, sqlite.BoundedConnection):
             with contextlib.suppress(Exception):
                 self._driver.interrupt()
-        if self._busy.acquire(blocking=False):  # else the thread that uses it discards it
+        # The thread that uses it wakes at once and discards it; one that waits for SQLite's writer does so later.
+        if self._busy.acquire(timeout=_CLOSING_SECONDS):
             try:
                 self._discard()
             finally:
@@ -133,7 +139,11 @@ class OwnConnection:
         self._busy = threading.Lock()
 
     def _read(self, driver: postgresql.BoundedConnection) -> None:
-        driver.pgconn.consume_input()
+        # A server that says good-bye sends its reason first; the end comes behind it.
+        for _ in range(_READS):
+            if not postgresql.is_readable(driver):
+                break
+            driver.pgconn.consume_input()
         while (notification := driver.pgconn.notifies()) is not None:
             self._payloads.append(notification.extra.decode())
 
@@ -143,9 +153,9 @@ class OwnConnection:
         return translate(error, self._secrets)
 
     def _discard(self) -> None:
-        with contextlib.suppress(exc.SQLAlchemyError, psycopg.Error):
+        with contextlib.suppress(exc.SQLAlchemyError, *DRIVER_ERRORS):
             self._connection.invalidate()
-        with contextlib.suppress(exc.SQLAlchemyError, psycopg.Error):
+        with contextlib.suppress(exc.SQLAlchemyError, *DRIVER_ERRORS):
             self._connection.close()
         if self._shutter is not None:
             self._shutter.close()

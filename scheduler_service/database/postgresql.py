@@ -150,12 +150,12 @@ def _limit_session(connection: BoundedConnection, settings: dict[str, str]) -> N
         connection.prepare_threshold = None  # a prepared statement stays behind in somebody else's session
 
 
-def is_stale(connection: BoundedConnection) -> bool:
-    """Whether an idle connection has something to read: the server said good-bye.  Asks nobody."""
+def is_readable(connection: BoundedConnection) -> bool:
+    """Whether the server has said something, or the connection has ended.  Asks nobody."""
     if connection.closed:
         return True
     watcher = select.poll()
-    watcher.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    watcher.register(connection.fileno(), select.POLLIN)  # POLLHUP and POLLERR come unasked
     return bool(watcher.poll(0))
 
 

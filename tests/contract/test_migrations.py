@@ -167,7 +167,7 @@ def test_an_upgrade_that_fails_half_way_leaves_nothing(empty: Database, monkeypa
     run = scripts.run
 
     def fail(*arguments: object) -> None:
-        run(*arguments)  # type: ignore[arg-type]  # handed on as they came
+        run(*arguments)
         raise RuntimeError("power cut")
 
     monkeypatch.setattr(scripts, "run", fail)

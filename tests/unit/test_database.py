@@ -1,0 +1,148 @@
+"""What is known about a database before anything is asked of it, and what its errors mean."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, datetime, timedelta, timezone
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql, sqlite
+
+from scheduler_service import tables
+from scheduler_service.database import Database, StoreConflict, StoreRefused, StoreUnavailable
+from scheduler_service.database.errors import translate
+from scheduler_service.database.postgresql import _require, session_settings
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+psycopg://u:p@h/d"],
+)
+def test_every_spelling_of_postgresql_means_psycopg_3(url: str) -> None:
+    database = Database(url)
+    assert (database.dialect, database.prefix) == ("postgresql", '"scheduler".')
+    assert database.safe_url == "postgresql://u:***@h/d"
+
+
+def test_sqlite_has_no_schema() -> None:
+    database = Database("sqlite:///scheduler.db")
+    assert (database.dialect, database.prefix, database.schema_or_none) == ("sqlite", "", None)
+    assert database.safe_url == "sqlite:///scheduler.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("postgresql+psycopg2://u:secret@h/d", r"write postgresql:// instead of postgresql\+psycopg2://"),
+        ("postgresql+asyncpg://u:secret@h/d", "'asyncpg' is not used here"),
+        ("sqlite+aiosqlite:///x.db", "write sqlite:// instead"),
+        ("mysql://u:secret@h/d", "'mysql' is not a database we know"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite:///x?mode=memory&uri=true", "in memory"),
+        ("sqlite://scheduler.db", "three slashes"),
+        ("sqlite://host/scheduler.db", "three slashes"),
+        ("scheduler.db", "cannot be read"),
+        ("", "cannot be read"),
+        ("postgresql://u:sec/ret@h:x/d", "cannot be read"),
+        ("postgresql://u:p@h:secret/d", "cannot be read"),
+    ],
+)
+def test_another_url_is_refused_with_what_to_write_instead(url: str, advice: str) -> None:
+    with pytest.raises(StoreRefused, match=advice) as refusal:
+        Database(url)
+    assert "\n" not in str(refusal.value)
+    assert "secret" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+@pytest.mark.parametrize("schema", ["", "a.b", 'a"b', "a%b", "1a", "pg_mine", "a" * 64, "a b", "ä"])
+def test_a_name_that_cannot_be_a_schema_is_refused(schema: str) -> None:
+    with pytest.raises(StoreRefused, match="cannot be the schema"):
+        Database("postgresql://h/d", schema=schema)
+
+
+def test_passwords_are_hidden_wherever_they_stand() -> None:
+    database = Database("postgresql://u:s%40crets@h/d?sslpassword=keys&password=more&sslmode=require")
+    for shown in (database.safe_url, repr(database)):
+        assert "***" in shown
+        assert "sslmode=require" in shown
+        assert not any(secret in shown for secret in ("s%40crets", "s@crets", "keys", "more"))
+
+
+def wrapped(error: Exception) -> exc.DBAPIError:
+    return exc.DBAPIError("select secrets", {"it": "hidden"}, error)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (psycopg.errors.UniqueViolation("x"), StoreConflict),
+        (psycopg.errors.ForeignKeyViolation("x"), StoreConflict),
+        (psycopg.errors.UndefinedTable("x"), StoreRefused),
+        (psycopg.errors.InsufficientPrivilege("x"), StoreRefused),
+        (psycopg.errors.InvalidPassword("x"), StoreRefused),
+        (psycopg.errors.InvalidCatalogName("x"), StoreRefused),
+        (psycopg.errors.AdminShutdown("x"), StoreUnavailable),
+        (psycopg.errors.QueryCanceled("x"), StoreUnavailable),
+        (psycopg.errors.LockNotAvailable("x"), StoreUnavailable),
+        (psycopg.errors.DeadlockDetected("x"), StoreUnavailable),
+        (psycopg.errors.TooManyConnections("x"), StoreUnavailable),
+        (psycopg.errors.ReadOnlySqlTransaction("x"), StoreUnavailable),
+        (psycopg.OperationalError("connection failed: Connection refused\n\tIs the server running?"), StoreUnavailable),
+        (psycopg.OperationalError('FATAL:  password authentication failed for user "u"'), StoreRefused),
+        (psycopg.OperationalError('FATAL:  database "d" does not exist'), StoreRefused),
+        (psycopg.OperationalError('could not translate host name "does not exist" to address'), StoreUnavailable),
+        (psycopg.ProgrammingError('invalid connection option "sslmod"'), StoreRefused),
+        (sqlite3.IntegrityError("x"), StoreConflict),
+        (exc.TimeoutError("QueuePool limit of size 4 …"), StoreUnavailable),
+    ],
+)
+def test_what_the_driver_says_becomes_one_of_three(error: Exception, kind: type[StoreUnavailable]) -> None:
+    for said in (error, wrapped(error)):
+        translated = translate(said)
+        assert type(translated) is kind
+        assert "\n" not in str(translated)
+        assert "secrets" not in str(translated)
+
+
+def test_a_password_that_the_driver_repeats_is_blotted_out() -> None:
+    translated = translate(psycopg.OperationalError("invalid port: s3cret@h"), ["s3cret"])
+    assert str(translated) == "invalid port: ***@h"
+
+
+def test_old_servers_are_refused() -> None:
+    _require(14)
+    with pytest.raises(StoreRefused, match="PostgreSQL 13 is too old: scheduler_service needs 14 or later"):
+        _require(13)
+
+
+def test_the_server_gives_up_before_the_client_does() -> None:
+    settings = session_settings(2.0)
+    assert (settings["lock_timeout"], settings["statement_timeout"]) == ("1600ms", "1800ms")
+
+
+@given(st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=45))])))
+def test_moments_survive_sqlite_to_the_microsecond(moment: datetime) -> None:
+    column, dialect = tables.UtcMicroseconds(), sqlite.dialect()
+    stored = column.process_bind_param(moment, dialect)
+    assert isinstance(stored, int)
+    assert column.process_result_value(stored, dialect) == moment
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()])
+def test_a_moment_without_a_zone_is_refused(dialect: object) -> None:
+    with pytest.raises(ValueError, match="has no time zone"):
+        tables.UtcMicroseconds().process_bind_param(datetime(2030, 1, 1), dialect)  # noqa: DTZ001  # naive on purpose
+
+
+def test_moments_come_back_in_utc_whatever_zone_the_session_is_in() -> None:
+    elsewhere = datetime(2030, 1, 1, 5, tzinfo=timezone(timedelta(hours=5)))
+    read = tables.UtcMicroseconds().process_result_value(elsewhere, postgresql.dialect())
+    assert read == elsewhere
+    assert read is not None
+    assert read.tzinfo is UTC
