@@ -1,0 +1,187 @@
+"""The value that the rest of the service handles: a schedule, whatever its kind."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import islice, takewhile
+
+from scheduler_service.schedule import fields
+from scheduler_service.schedule.errors import ScheduleError
+from scheduler_service.schedule.series import MICROSECOND, Cron, Interval, Moments, Series
+from scheduler_service.schedule.zones import zone
+
+LEAST_INTERVAL = timedelta(milliseconds=1)  # a decision takes longer in any database: faster jobs could never keep up
+SHARED = 1024  # schedules that are remembered, so that equal ones share what they computed
+UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+    "us": timedelta(microseconds=1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Ticks: a pure function of what was written, the same on every replica (I8).
+
+    Made by `cron`, `every`, `at`, `manual` or `parse`.  Moments are aware; ticks come back in UTC.
+    Equal by `canonical` and `timezone`.
+    """
+
+    canonical: str  # one line; `parse` makes an equal schedule of it
+    timezone: str  # the zone of a cron expression; UTC for the rest
+    _series: Series = field(compare=False, repr=False)
+    _starts_at: datetime | None = field(default=None, compare=False, repr=False)
+    _ends_at: datetime | None = field(default=None, compare=False, repr=False)
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the first tick strictly later than `moment`, or None if none comes."""
+        tick = self._series.after(self._from(moment))
+        return tick if tick is not None and (self._ends_at is None or tick <= self._ends_at) else None
+
+    def between(self, after: datetime, until: datetime, limit: int | None = None) -> list[datetime]:
+        """Return the ticks with after < tick ≤ until, oldest first; at most `limit`, the oldest of them."""
+        after, until = self._from(after), self._to(until)
+        return list(islice(takewhile(lambda tick: tick <= until, self._series.ticks(after)), limit))
+
+    def latest(self, after: datetime, until: datetime, count: int = 1) -> list[datetime]:
+        """Return the newest `count` ticks with after < tick ≤ until, oldest first."""
+        after, until = self._from(after), self._to(until)
+        return self._series.latest(after, until, count) if count > 0 and after < until else []
+
+    def bounded(self, starts_at: datetime | None, ends_at: datetime | None) -> Schedule:
+        """Return the schedule with only the ticks from `starts_at` to `ends_at`, both included."""
+        starts_at = max((_utc(m, "starts_at") for m in (self._starts_at, starts_at) if m is not None), default=None)
+        ends_at = min((_utc(m, "ends_at") for m in (self._ends_at, ends_at) if m is not None), default=None)
+        if starts_at is not None and ends_at is not None and ends_at < starts_at:
+            raise ScheduleError(f"ends_at {_iso(ends_at)} is before starts_at {_iso(starts_at)}: exchange them")
+        canonical = self.canonical.partition(" until ")[0].partition(" from ")[0]
+        canonical += f" from {_iso(starts_at)}" if starts_at is not None else ""
+        canonical += f" until {_iso(ends_at)}" if ends_at is not None else ""
+        return Schedule(canonical, self.timezone, self._series, starts_at, ends_at)
+
+    def explain(self) -> str:
+        """Say in words when it ticks."""
+        match self._series:
+            case Cron() as cron_series:
+                text = f"{cron_series.expression.explain()}, {self.timezone} time"
+            case Interval(interval, offset):
+                text = f"Every {_duration(interval)}" + (f", {_duration(offset)} late" if offset else "")
+            case Moments((moment,)):
+                text = f"Once, at {_iso(moment)}"
+            case _:
+                text = "Only when asked for"
+        text += f", from {_iso(self._starts_at)}" if self._starts_at is not None else ""
+        return text + (f", until {_iso(self._ends_at)}" if self._ends_at is not None else "")
+
+    def _from(self, moment: datetime) -> datetime:
+        moment = _aware(moment)
+        return moment if self._starts_at is None else max(moment, self._starts_at - MICROSECOND)
+
+    def _to(self, moment: datetime) -> datetime:
+        moment = _aware(moment)
+        return moment if self._ends_at is None else min(moment, self._ends_at)
+
+    def __str__(self) -> str:
+        return self.canonical
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return parse, (self.canonical, self.timezone)
+
+
+def cron(expression: str, timezone: str = "UTC") -> Schedule:
+    """Return the schedule of a crontab(5) expression, five fields or six with seconds first."""
+    return _cron(fields.read(expression), timezone)
+
+
+@lru_cache(SHARED)
+def _cron(expression: fields.Expression, timezone: str) -> Schedule:
+    return Schedule(expression.text, zone(timezone).key, Cron(expression, timezone))
+
+
+def every(interval: timedelta, offset: timedelta = timedelta(0)) -> Schedule:
+    """Return the multiples of `interval` since the Unix epoch, `offset` later; offset < interval."""
+    if interval < LEAST_INTERVAL:
+        raise ScheduleError(f"an interval of {_duration(interval)} is too short: write 1ms or more")
+    if not timedelta(0) <= offset < interval:
+        raise ScheduleError(
+            f"an offset of {_duration(offset)} does not lie within the interval: "
+            f"write 0s or more and less than {_duration(interval)}"
+        )
+    canonical = f"every {_duration(interval)}" + (f" offset {_duration(offset)}" if offset else "")
+    return Schedule(canonical, "UTC", Interval(interval, offset))
+
+
+def at(moment: datetime) -> Schedule:
+    """Return the schedule of one tick."""
+    moment = _utc(moment, "at")
+    return Schedule(f"at {_iso(moment)}", "UTC", Moments((moment,)))
+
+
+def manual() -> Schedule:
+    """Return the schedule without ticks."""
+    return Schedule("manual", "UTC", Moments())
+
+
+def parse(canonical: str, timezone: str) -> Schedule:
+    """Return the schedule whose `canonical` and `timezone` these are."""
+    text, _, ends_at = canonical.partition(" until ")
+    text, _, starts_at = text.partition(" from ")
+    kind, _, rest = text.partition(" ")
+    if kind == "every":
+        interval, _, offset = rest.partition(" offset ")
+        schedule = every(_timedelta(interval), _timedelta(offset or "0s"))
+    elif kind == "at":
+        schedule = at(_moment(rest))
+    elif kind == "manual":
+        schedule = manual()
+    else:
+        schedule = cron(text, timezone)
+    if not starts_at and not ends_at:
+        return schedule
+    return schedule.bounded(_moment(starts_at) if starts_at else None, _moment(ends_at) if ends_at else None)
+
+
+def _duration(duration: timedelta) -> str:
+    if duration < timedelta(0):
+        return f"-{_duration(-duration)}"
+    text = ""
+    for unit, length in UNITS.items():
+        count, duration = divmod(duration, length)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def _timedelta(text: str) -> timedelta:
+    parts = re.findall(r"(\d+)([a-z]+)", text)
+    if not parts or "".join(f"{count}{unit}" for count, unit in parts) != text or any(u not in UNITS for _, u in parts):
+        raise ScheduleError(f"'{text}' is not a duration: write, for example, 1h30m or 250ms")
+    return sum((int(count) * UNITS[unit] for count, unit in parts), timedelta(0))
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ScheduleError(f"'{text}' is not a time: write, for example, 2026-01-31T12:00:00Z") from None
+
+
+def _utc(moment: datetime, name: str) -> datetime:
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise ScheduleError(f"{name} {moment.isoformat()} has no zone: write {moment.isoformat()}Z for UTC, or +01:00")
+    return moment.astimezone(UTC)
+
+
+def _aware(moment: datetime) -> datetime:
+    if moment.utcoffset() is None:
+        raise ValueError(f"moments are aware, got {moment!r}")
+    return moment.astimezone(UTC)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
