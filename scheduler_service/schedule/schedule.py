@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice, takewhile
@@ -25,19 +24,49 @@ UNITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Schedule:
     """Ticks: a pure function of what was written, the same on every replica (I8).
 
-    Made by `cron`, `every`, `at`, `manual` or `parse`.  Moments are aware; ticks come back in UTC.
-    Equal by `canonical` and `timezone`.
+    Made by `cron`, `every`, `at`, `manual` or `parse`, and never changed.  Moments are aware; ticks come
+    back in UTC.  Equal by `canonical` and `timezone`.
     """
 
-    canonical: str  # one line; `parse` makes an equal schedule of it
-    timezone: str  # the zone of a cron expression; UTC for the rest
-    _series: Series = field(compare=False, repr=False)
-    _starts_at: datetime | None = field(default=None, compare=False, repr=False)
-    _ends_at: datetime | None = field(default=None, compare=False, repr=False)
+    # Not a dataclass: pydantic would take it apart and build it anew.
+    __slots__ = ("_canonical", "_ends_at", "_series", "_starts_at", "_timezone")
+
+    def __init__(
+        self,
+        canonical: str,
+        timezone: str,
+        series: Series,
+        starts_at: datetime | None = None,
+        ends_at: datetime | None = None,
+    ) -> None:
+        self._canonical = canonical
+        self._timezone = timezone
+        self._series = series
+        self._starts_at = starts_at
+        self._ends_at = ends_at
+
+    @property
+    def canonical(self) -> str:
+        """The schedule in one line, of which `parse` makes an equal one."""
+        return self._canonical
+
+    @property
+    def timezone(self) -> str:
+        """The zone of a cron expression; UTC for the rest."""
+        return self._timezone
+
+    @property
+    def starts_at(self) -> datetime | None:
+        """No tick is earlier."""
+        return self._starts_at
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """No tick is later."""
+        return self._ends_at
 
     def after(self, moment: datetime) -> datetime | None:
         """Return the first tick strictly later than `moment`, or None if none comes."""
@@ -87,8 +116,19 @@ class Schedule:
         moment = _aware(moment)
         return moment if self._ends_at is None else min(moment, self._ends_at)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schedule):
+            return NotImplemented
+        return (self.canonical, self.timezone) == (other.canonical, other.timezone)
+
+    def __hash__(self) -> int:
+        return hash((self.canonical, self.timezone))
+
     def __str__(self) -> str:
         return self.canonical
+
+    def __repr__(self) -> str:
+        return f"<Schedule {self.canonical!r} {self.timezone}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return parse, (self.canonical, self.timezone)
