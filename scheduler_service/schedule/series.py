@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 from typing import Protocol
+
+from cronsim import CronSim
 
 from scheduler_service.clock import EPOCH
 from scheduler_service.schedule.fields import Expression
@@ -91,14 +94,13 @@ class Interval:
 class Walls:
     """cronsim over naive wall time, remembering the stretch that it found empty."""
 
-    def __init__(self, expression: Expression) -> None:
-        self._cronsim = expression.start(datetime(2000, 1, 1))  # noqa: DTZ001  wall time is naive
+    def __init__(self, cronsim: CronSim) -> None:
+        self._cronsim = copy(cronsim)
         self._since = self._found = NEVER
 
     def first(self, wall: datetime) -> datetime:
         """Return the first matching wall time at or after `wall`; NEVER if none comes."""
         if not self._since <= wall <= self._found:
-            # Setting the position costs a fraction of parsing the expression again.
             self._cronsim.dt = wall - SECOND
             try:
                 found = next(self._cronsim)
@@ -121,23 +123,32 @@ class Cron:
     def __init__(self, expression: Expression, zone: str) -> None:
         self.expression = expression
         self.zone = zone
+        self._cronsim = expression.start(datetime(2000, 1, 1))  # noqa: DTZ001  wall time is naive
         self._known: tuple[datetime, list[datetime]] | None = None  # all ticks after the moment, up to the last here
 
     def after(self, moment: datetime) -> datetime | None:
         """Return the next tick."""
         known = self._known
         if known is None or not known[0] <= moment < known[1][-1]:
-            ticks = list(islice(self.ticks(moment), AHEAD))
+            ticks = list(islice(self._compute(moment), AHEAD))
             if not ticks:
                 return None
             self._known = known = moment, ticks
         return known[1][bisect_right(known[1], moment)]
 
     def ticks(self, after: datetime) -> Iterator[datetime]:
+        """Yield what is known already, and compute the rest."""
+        known = self._known
+        if known is not None and known[0] <= after < known[1][-1]:
+            yield from known[1][bisect_right(known[1], after) :]
+            after = known[1][-1]
+        yield from self._compute(after)
+
+    def _compute(self, after: datetime) -> Iterator[datetime]:
         """Yield the ticks one stretch of constant offset after the other."""
         first = _january(FIRST_YEAR)
         since = max(after.replace(tzinfo=None, microsecond=0) + SECOND, first) if after.year <= LAST_YEAR else NEVER
-        walls = Walls(self.expression)
+        walls = Walls(self._cronsim)
         for year in range(since.year, LAST_YEAR + 1):
             if walls.none_between(_january(year) - timedelta(days=2), _january(year + 1) + timedelta(days=2)):
                 continue
@@ -177,7 +188,7 @@ class Cron:
         """Look back over stretches that grow until enough is found, and shrink where that was far too much."""
         most = count + 256
         span = timedelta(seconds=max(64, count))
-        few, many = until, after
+        few, many = until, None  # from `few` on there are too few ticks, from `many` on too many
         start = max(after, _back(until, span))
         while True:
             ticks = list(islice(takewhile(lambda tick: tick <= until, self.ticks(start)), most + 1))
@@ -187,7 +198,7 @@ class Cron:
                 return ticks[-count:]
             else:
                 few = start
-            if many > after:
+            if many is not None:
                 start = many + (few - many) / 2
             else:
                 span *= 4

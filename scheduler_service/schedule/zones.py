@@ -6,6 +6,7 @@ The host's zone files are never read: replicas on different hosts must agree on 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +18,7 @@ from zoneinfo import ZoneInfo
 from scheduler_service.schedule.errors import ScheduleError
 
 FIRST_YEAR, LAST_YEAR = 2, 9998  # a day of room on both sides for zones
-GRID = timedelta(days=1)  # no zone ever kept an offset for less than six days
+GRID = timedelta(days=3)  # no zone ever kept an offset for less than six days; a test watches this
 LONGEST_STEP_BACK = timedelta(days=3)  # no clock was ever set back by more than one
 
 
@@ -47,6 +48,8 @@ def zone(name: str) -> ZoneInfo:
 
 
 def _hint(name: str) -> str:
+    if re.fullmatch(r"(?i)(utc|gmt)?[+-]?\d[\d:]*", name):
+        return "an offset knows no change of clocks: write a place such as 'Europe/Berlin', or 'UTC'"
     folded = {known.casefold(): known for known in names()}
     cities = {known.rsplit("/", 1)[-1]: folded[known] for known in sorted(folded, reverse=True)}
     wanted = name.strip().replace(" ", "_").casefold()
