@@ -16,6 +16,7 @@ from scheduler_service import tables
 from scheduler_service.database import Database, OwnConnection, StoreRefused, StoreUnavailable
 from tests.relay import Relay
 from tests.servers import PostgresServer, free_port
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -48,8 +49,7 @@ def end_sessions(url: str) -> None:
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where datname = current_database() and pid <> pg_backend_pid()"
         )
-    while sessions(url):
-        pass
+    wait_until(lambda: not sessions(url))
 
 
 def test_a_session_has_every_limit_set(postgres_url: str) -> None:
@@ -195,14 +195,12 @@ def test_another_thread_can_close_a_connection_that_waits(quick: Database, postg
     waiting.start()
     with psycopg.connect(postgres_url, autocommit=True) as observer:
         asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
-        while observer.execute(asleep).fetchone() != (1,):
-            pass
+        wait_until(lambda: observer.execute(asleep).fetchone() == (1,))
     own.close()
     waiting.join(10)
     assert not waiting.is_alive()
     assert [str(error) for error in raised] == ["the connection was closed while it waited for an answer"]
-    while sessions(postgres_url):  # the server sees it too
-        pass
+    wait_until(lambda: not sessions(postgres_url))  # the server sees it too
 
 
 def test_the_end_of_a_session_makes_its_socket_readable(quick: Database, postgres_url: str) -> None:
@@ -360,9 +358,7 @@ def test_a_forked_child_holds_no_session_of_its_parent_open(quick: Database, pos
     own.close()
     quick.dispose()
     try:
-        deadline = time.monotonic() + 10
-        while sessions(postgres_url):
-            assert time.monotonic() < deadline
+        wait_until(lambda: not sessions(postgres_url))
     finally:
         os.close(says)
         os.waitpid(child, 0)

@@ -10,6 +10,9 @@ from sqlalchemy import text
 
 from scheduler_service import tables
 from scheduler_service.database import Database, StoreRefused
+from tests.waiting import wait_until
+
+BLOCKED = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
 
 
 @pytest.mark.parametrize("schema", ["scheduler", "public", "Jobs-of_Team7", "select"])
@@ -37,15 +40,13 @@ def test_a_person_who_makes_the_tables_without_our_lock_is_waited_for(postgres_u
     database = Database(postgres_url)
     answers: list[tuple[str | None, str]] = []
     upgrading = threading.Thread(target=lambda: answers.append(tables.upgrade(database)))
-    with psycopg.connect(postgres_url, autocommit=True) as person, psycopg.connect(postgres_url) as observer:
+    with (
+        psycopg.connect(postgres_url, autocommit=True) as person,
+        psycopg.connect(postgres_url, autocommit=True) as observer,
+    ):
         person.execute(tables.upgrade_sql("postgresql").replace("\ncommit;", "").encode())
         upgrading.start()
-        blocked = (
-            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        )
-        while observer.execute(blocked).fetchone() != (1,):
-            observer.rollback()
-            assert upgrading.is_alive()
+        wait_until(lambda: observer.execute(BLOCKED).fetchone() == (1,))
         person.execute("commit")
         upgrading.join(30)
     assert answers == [(tables.HEAD, tables.HEAD)]
@@ -60,8 +61,8 @@ def test_a_person_who_gives_up_leaves_the_tables_to_us(postgres_url: str) -> Non
     with psycopg.connect(postgres_url) as person:
         person.execute("create schema scheduler")
         upgrading.start()
-        upgrading.join(0.3)
-        assert upgrading.is_alive()
+        with psycopg.connect(postgres_url, autocommit=True) as observer:
+            wait_until(lambda: observer.execute(BLOCKED).fetchone() == (1,))
         person.rollback()
         upgrading.join(30)
     assert answers == [(None, tables.HEAD)]
