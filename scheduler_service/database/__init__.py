@@ -70,15 +70,14 @@ class Database:
         self.statement_seconds = statement_seconds
         self._name = name
         self._secrets = _secrets(self._url)
+        self._abandoned: list[Any] = []  # of the parent, in a forked child
         self._begin()
-        self._abandoned: list[Any] = []
         _databases.add(self)
 
     def _begin(self) -> None:
         self._drivers: weakref.WeakSet[DriverConnection] = weakref.WeakSet()
         self._owned: weakref.WeakSet[OwnConnection] = weakref.WeakSet()
-        self._pool = self._engine(self._name, self.statement_seconds, own=False)
-        self._own: dict[tuple[str, float], Engine] = {}
+        self._engines: dict[tuple[str, float, bool], Engine] = {}
         self._opening = threading.Lock()
 
     def __repr__(self) -> str:
@@ -109,7 +108,8 @@ class Database:
         StoreUnavailable; inside the block it is still SQLAlchemy's error, so look for it around the block.
         """
         try:
-            with self._pool.connect() as connection, _driver(connection).answering_within(seconds):
+            engine = self._engine(self._name, self.statement_seconds, own=False)
+            with engine.connect() as connection, _driver(connection).answering_within(seconds):
                 yield connection
         except DRIVER_ERRORS as error:
             raise translate(error, self._secrets) from driver_error(error)
@@ -140,12 +140,8 @@ class Database:
         """
         label = f"{self._name} {name}" if name else self._name
         limit = self.attempt_seconds if seconds is None else seconds
-        with self._opening:
-            engine = self._own.get((label, limit))
-            if engine is None:
-                engine = self._own[label, limit] = self._engine(label, limit, own=True)
         try:
-            connection = OwnConnection(engine.connect(), self._secrets)
+            connection = OwnConnection(self._engine(label, limit, own=True).connect(), self._secrets)
         except DRIVER_ERRORS as error:
             raise translate(error, self._secrets) from driver_error(error)
         self._owned.add(connection)
@@ -153,7 +149,9 @@ class Database:
 
     def dispose(self) -> None:
         """Close the idle connections of the pool.  Own connections belong to those who opened them."""
-        self._pool.dispose()
+        with self._opening:
+            for engine in self._engines.values():
+                engine.dispose()
 
     def forget(self) -> None:
         """Begin anew in a forked child: without a word to the server, and without the parent's sockets."""
@@ -165,10 +163,17 @@ class Database:
         for connection in list(self._owned):
             connection.forget()
             self._abandoned.append(connection)
-        self._abandoned += [self._pool, self._own]
+        self._abandoned.append(self._engines)
         self._begin()
 
     def _engine(self, name: str, answer_seconds: float, *, own: bool) -> Engine:
+        with self._opening:
+            engine = self._engines.get((name, answer_seconds, own))
+            if engine is None:
+                engine = self._engines[name, answer_seconds, own] = self._make_engine(name, answer_seconds, own=own)
+            return engine
+
+    def _make_engine(self, name: str, answer_seconds: float, *, own: bool) -> Engine:
         options: dict[str, Any] = {"poolclass": NullPool}
         if not own:
             options = {"poolclass": QueuePool, "pool_size": 4, "max_overflow": 4, "pool_timeout": answer_seconds}
