@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler_service.clock import Clock
+
 ERROR, WARNING, INFO, DEBUG = logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG
 
 # name: (level, fields in the order in which a person reads them); a trailing ? may be left out
@@ -60,7 +62,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "runs_cancelled": (WARNING, "job count reason"),
     "history_pruned": (DEBUG, "count"),
     # database
-    "store_unavailable": (WARNING, "part error"),
+    "store_unavailable": (WARNING, "part error count?"),
     "store_recovered": (INFO, "part outage_seconds"),
     # configuration
     "config_warning": (WARNING, "message"),
@@ -113,3 +115,38 @@ class Events:
         event = Event(name, level, {**self._bound, **fields})
         for subscriber in tuple(self._subscribers):
             subscriber(event)
+
+
+class Outage:
+    """Tells that the store does not answer one part: when it begins, once a minute with a count, when it ends.
+
+    For one thread.
+    """
+
+    REPEAT_SECONDS = 60.0
+
+    def __init__(self, events: Events, part: str, clock: Clock) -> None:
+        self._events = events
+        self._part = part
+        self._clock = clock
+        self._began: float | None = None
+        self._told = 0.0
+        self._count = 0
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure."""
+        now = self._clock.monotonic()
+        self._count += 1
+        if self._began is None:
+            self._began = self._told = now
+            self._events.emit("store_unavailable", part=self._part, error=str(error))
+        elif now - self._told >= self.REPEAT_SECONDS:
+            self._told = now
+            self._events.emit("store_unavailable", part=self._part, error=str(error), count=self._count)
+
+    def over(self) -> None:
+        """Note an answer."""
+        if self._began is not None:
+            lasted = self._clock.monotonic() - self._began
+            self._began, self._count = None, 0
+            self._events.emit("store_recovered", part=self._part, outage_seconds=lasted)

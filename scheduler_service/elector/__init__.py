@@ -1,0 +1,292 @@
+"""Decide, for this process alone, whether it may act as leader.
+
+    with Elector("postgresql://…", lock_id=7) as elector:
+        while True:
+            if elector.is_leader():
+                ...
+
+The database decides who holds the lease.  This package decides how long we go on believing its last
+answer.  Belief runs out by itself, on our own clock, before the lease can run out in the database: a
+process that hangs, loses the network or is stopped by the kernel therefore stops leading without having
+to do anything.
+
+What is not promised: that nothing begun under a lease goes on after it.  Only what the database fences (the
+`scheduler_service.leases` explain how) is certain to be refused.  With `crash_detection="auto"` two replicas
+may believe for a moment that they lead, when the server has cut the session of a leader that cannot see it.
+
+    timing         the durations, checked against each other
+    standing       where an elector stands
+    machine        the state machine
+    announcements  what it tells, and the thread that brings it to listeners
+    (this)         the thread that steps it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import secrets
+import select
+import socket
+import threading
+import weakref
+from collections.abc import Callable
+from datetime import timedelta
+
+from scheduler_service import tables
+from scheduler_service.clock import BootClock, Clock
+from scheduler_service.database import Database
+from scheduler_service.elector.announcements import (
+    Announcement,
+    Elected,
+    Listener,
+    Listeners,
+    Lost,
+    Observed,
+    OnElected,
+    OnLost,
+)
+from scheduler_service.elector.machine import Machine
+from scheduler_service.elector.standing import Role
+from scheduler_service.elector.timing import Duration, Timing, seconds
+from scheduler_service.events import Events
+from scheduler_service.guard import Guard
+from scheduler_service.leases import LeaseStore, open_store
+
+__all__ = ["Announcement", "Elected", "Elector", "Lost", "Observed", "Role", "Timing"]
+
+
+class Elector(Machine):
+    """One replica's part in the election `lock_id`, and the thread that plays it.
+
+    `database` is a URL (the tables are made if need be), a Database, or a LeaseStore.  `instance_id` is what
+    people shall call this replica, `auto` for the host's name; a random suffix tells it from every other.
+    Durations are seconds or timedeltas.  `crash_detection="auto"` takes over within milliseconds of the end of
+    a leader's session; `off` waits for the lease to expire.  `announce` is called on the elector's thread with
+    Elected, Lost and Observed and must not block; `add_listener` is for code that may.
+
+    Raises ValueError for settings that cannot work, and StoreRefused for a URL that cannot be read; a
+    database that does not answer is no error, it is asked again.
+    """
+
+    def __init__(
+        self,
+        database: str | Database | LeaseStore,
+        *,
+        lock_id: int = 1,
+        instance_id: str = "auto",
+        lease_duration: Duration = timedelta(seconds=10),
+        renewal_interval: Duration = timedelta(seconds=3),
+        jitter_range: Duration = timedelta(seconds=2),
+        attempt_timeout: Duration = timedelta(seconds=2),
+        safety_margin: Duration = timedelta(seconds=1),
+        crash_detection: str = "off",
+        schema: str = "scheduler",
+        events: Events | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        announce: Callable[[Announcement], None] | None = None,
+    ) -> None:
+        timing = Timing(
+            seconds(lease_duration),
+            seconds(renewal_interval),
+            seconds(jitter_range),
+            seconds(attempt_timeout),
+            seconds(safety_margin),
+        )
+        if crash_detection not in ("auto", "off"):
+            raise ValueError(f"crash_detection is {crash_detection!r}: it must be 'auto' or 'off'")
+        clock = clock or BootClock()
+        rng = rng or random.Random()  # noqa: S311  # spreads rounds, guards nothing
+        self._configured = None if instance_id == "auto" else instance_id
+        name = _unique(self._configured)
+        events = (events or Events()).bind(instance=name)
+        self._told = announce
+        self._listeners = Listeners(events, resign=self._resign, holds=self.holds)
+        self._own_database: Database | None = None
+        self._guard: Guard | None = None
+        if isinstance(database, str):
+            database = self._own_database = Database(database, schema=schema, attempt_seconds=timing.attempt_seconds)
+        store: LeaseStore
+        if isinstance(database, Database):
+            store = open_store(
+                database,
+                lock_id=lock_id,
+                lease_seconds=timing.lease_seconds,
+                attempt_seconds=timing.attempt_seconds,
+                guarded=crash_detection == "auto",
+            )
+            if crash_detection == "auto" and database.dialect == "postgresql":
+                self._guard = Guard(database, lock_id, gone=self.session_gone, events=events, clock=clock, rng=rng)
+        else:
+            store = database
+        super().__init__(
+            store,
+            lock_id=lock_id,
+            instance_id=name,
+            timing=timing,
+            clock=clock,
+            rng=rng,
+            events=events,
+            announce=self._tell,
+            watch=self._watch_session,
+            prepare=self._make_tables if self._own_database is not None else None,
+            ready=lambda: not self._listeners.behind,
+            name=self._configured,
+        )
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._wakers: tuple[socket.socket, socket.socket] | None = None
+        _electors.add(self)
+
+    def add_listener(self, *, on_elected: OnElected | None = None, on_lost: OnLost | None = None) -> None:
+        """Call `on_elected(lease)` and `on_lost(lease, reason)` once for each term, in order, on one other thread.
+
+        An on_elected that raises is called again; after three failures the elector gives its term up.
+        """
+        self._listeners.add(Listener(on_elected, on_lost))
+
+    def start(self) -> None:
+        """Start the thread; RuntimeError after `stop`."""
+        if self._stopping:
+            raise RuntimeError("this elector was stopped: make another")
+        if self._thread is not None:
+            return
+        self._wakers = _socket_pair()
+        if self._guard is not None:
+            self._guard.start()
+        self._thread = threading.Thread(target=self._run, name="elector", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Give the lease back, stand for no other, end the threads; within about `timeout_seconds`."""
+        self._stopping = True
+        self.withdraw()
+        if self._guard is not None:
+            self._guard.stop()
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+            if self._thread.is_alive():  # the database does not answer: the lease will expire
+                self._store.close()
+                self._thread.join(1.0)
+        elif self._standing.lease is not None:
+            self.step()
+        self._store.close()
+        self._listeners.stop(timeout_seconds)
+        if self._own_database is not None:
+            self._own_database.dispose()
+        for waker in self._wakers or ():
+            waker.close()
+
+    def __enter__(self) -> Elector:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def release(self, reason: str = "released") -> None:
+        """Give the term up, if there is one, and lead again after a round if nobody else does."""
+        super().release(reason)
+        self._wake()
+
+    def deposed(self, term: int) -> None:
+        """Take note that the database refused a statement of `term`: it is over."""
+        super().deposed(term)
+        self._wake()
+
+    def session_gone(self, term: int) -> None:
+        """Take note that the session that led `term` has ended."""
+        super().session_gone(term)
+        self._wake()
+
+    def _run(self) -> None:
+        try:
+            while not self._done():
+                pause = self.step()
+                if not self._done():
+                    self._wait(pause)
+        except Exception as error:
+            self.abandon("crashed")
+            self._events.emit("thread_crashed", thread="elector", error=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self._store.close()
+
+    def _done(self) -> bool:
+        return self._stopping and self._standing.lease is None
+
+    def _wait(self, pause: float) -> None:
+        """Wait until it is time for the next attempt, somebody left a word, or the server says something."""
+        if self._wakers is None:
+            return
+        poller = select.poll()
+        poller.register(self._wakers[0], select.POLLIN)
+        server = self._store.fileno()
+        if server is not None:
+            poller.register(server, select.POLLIN)
+        poller.poll(math.ceil(pause * 1000))
+        with contextlib.suppress(OSError):
+            self._wakers[0].recv(4096)
+
+    def _wake(self) -> None:
+        if self._wakers is not None:
+            with contextlib.suppress(OSError):  # full: it will wake anyway; closed: it has stopped
+                self._wakers[1].send(b"!")
+
+    def _tell(self, message: Announcement) -> None:
+        if self._told is not None:
+            self._told(message)
+        self._listeners.put(message)
+
+    def _watch_session(self, term: int | None) -> None:
+        if self._guard is not None:
+            self._guard.watch(term)
+
+    def _resign(self, term: int) -> None:
+        if self.holds(term):
+            self.release("listener_failed")
+
+    def _make_tables(self) -> None:
+        if self._own_database is not None:
+            tables.upgrade(self._own_database)
+
+    def forget(self) -> None:
+        """Be a standby under a new name in a forked child, where the threads are not; `start` starts them anew.
+
+        The parent goes on leading; its connections and sockets stay its own.
+        """
+        name = _unique(self._configured)
+        self._events = self._events.bind(instance=name)
+        self.begin(name)
+        self._listeners.forget()
+        if self._guard is not None:
+            self._guard.forget()
+        for waker in self._wakers or ():
+            waker.close()
+        self._wakers = None
+        self._thread = None
+
+
+def _unique(configured: str | None) -> str:
+    return f"{configured or socket.gethostname()}-{secrets.token_hex(3)}"
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair()
+    for one in pair:
+        one.setblocking(False)
+    return pair
+
+
+_electors: weakref.WeakSet[Elector] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for elector in list(_electors):
+        elector.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
