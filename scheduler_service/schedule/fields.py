@@ -149,6 +149,8 @@ def _expanded(expression: str) -> str:
 def _check_count(parts: list[str]) -> None:
     if len(parts) in (5, 6):
         return
+    if odd := [character for part in parts for character in part if not character.isascii()]:
+        raise ScheduleError(f"the expression contains {odd[0]!a}, which is not plain ASCII: type it anew")
     names = "minute, hour, day of month, month, day of week"
     if len(parts) == 7:
         raise ScheduleError(
@@ -156,17 +158,18 @@ def _check_count(parts: list[str]) -> None:
             f"write five ({names}), or six with seconds first; starts_at and ends_at limit the years"
         )
     fields = "1 field" if len(parts) == 1 else f"{len(parts)} fields"
-    raise ScheduleError(f"the expression has {fields}: write five ({names}), or six with seconds first")
+    command = "; a command goes into command:" if len(parts) > 7 else ""
+    raise ScheduleError(f"the expression has {fields}: write five ({names}), or six with seconds first{command}")
 
 
 def _check_field(field: Field, text: str) -> str:
     """Return the field for cronsim."""
     if not text.isascii():
         odd = next(character for character in text if not character.isascii())
-        raise _wrong(field, text, f"contains {odd!r}, which is not plain ASCII: type it anew")
+        raise _wrong(field, text, f"contains {odd!a}, which is not plain ASCII: type it anew")
     items = text.split(",")
     if "" in items:
-        raise _wrong(field, text, "has an empty place in its list: write one comma between two values")
+        raise _wrong(field, text, "has an empty place in its list: write one comma between two values, and no space")
     return ",".join(_check_item(field, item) for item in items)
 
 
@@ -176,13 +179,19 @@ def _check_item(field: Field, item: str) -> str:
     if special is not None:
         return special
     if slash and not base:
-        raise _wrong(field, item, f"has nothing before its step: write '*{item}'")
+        raise (
+            _wrong(field, item, f"has nothing before its step: write '*{item}'")
+            if _is_number(step_text)
+            else _no_value(field, item)
+        )
     if base != "*" and "*" in base:
         raise _wrong(field, item, "mixes '*' with a value: write one of the two")
     step = _check_step(field, item, step_text) if slash else 1
     if base == "*":
         return item
     start_text, dash, end_text = base.partition("-")
+    if dash and start_text and "-" in end_text[1:]:
+        raise _wrong(field, item, "has more than one '-': write one range, or several with ',' between them")
     if dash and start_text and end_text:
         start = _value(field, start_text)
         end = _value(field, end_text)
@@ -205,8 +214,10 @@ def _special(field: Field, item: str) -> str | None:
         return item
     if field is WEEKDAY and "#" in item:
         day, _, nth = item.partition("#")
+        if day not in DAYS and not (_is_number(day) and len(day) == 1):
+            raise _wrong(field, item, "must name one day before '#': write, for example, 'MON#2'")
         if nth not in ("1", "2", "3", "4", "5"):
-            raise _wrong(field, item, f"must say which one from 1 to 5 and nothing more: write '{day or 'MON'}#2'")
+            raise _wrong(field, item, f"must say which one from 1 to 5 after '#': write, for example, '{day}#2'")
         return f"{_value(field, day)}#{nth}"
     if field is WEEKDAY and item.endswith("L") and len(item) == 2 and item[0] in "01234567":
         return item
@@ -218,9 +229,9 @@ def _refuse_foreign(field: Field, item: str) -> None:
     if "?" in item:
         raise _wrong(field, item, "is not known here: write '*'")
     if "~" in item:
-        raise _wrong(field, item, "is a random choice: write one value; jitter: spreads jobs")
+        raise _wrong(field, item, "is a random choice: write one value, and jitter: to spread jobs")
     if re.match(r"H([/(]|$)", item):
-        raise _wrong(field, item, "is Jenkins' hash: write a value; jitter: spreads jobs")
+        raise _wrong(field, item, "is Jenkins' hash: write a value, and jitter: to spread jobs")
     if "#" in item:
         raise _wrong(field, item, "counts days of week: write it in the last field, such as 'MON#2'")
     if field is DAY and re.fullmatch(r"[\d-]+W", item):
@@ -230,7 +241,9 @@ def _refuse_foreign(field: Field, item: str) -> None:
     if field is DAY and re.match(r"L|[\d-]+L", item):
         raise _wrong(field, item, "is not known: write 'L' alone for the last day of the month")
     if field is WEEKDAY and (last := re.match(r"([0-7]|SUN|MON|TUE|WED|THU|FRI|SAT)?L", item)):
-        day = last[1] or "SAT"
+        if last[1] is None:
+            raise _wrong(field, item, "is not known: write 'SAT' for every Saturday or '6L' for the last of the month")
+        day = last[1]
         number = DAYS.index(day) if day in DAYS else int(day)
         raise _wrong(field, item, f"is not known: write '{number}L' for the last {DAYS[number % 7]} of the month")
 
@@ -242,7 +255,7 @@ def _check_step(field: Field, item: str, text: str) -> int:
     if step == 0:
         raise _wrong(field, item, "has a step of 0: write 1 or more")
     if step > field.size:
-        other = f" or, for an interval, every: {text}{field.unit}" if field.unit else ""
+        other = f" or, for an interval, every: {step}{field.unit}" if field.unit else ""
         raise _wrong(
             field, item, f"has a step larger than the field, which has {field.size} values: write one value{other}"
         )
@@ -294,6 +307,7 @@ def _shown(text: str) -> str:
 def _check_comes(expression: Expression, plain: list[str]) -> None:
     """Refuse dates that never come: the calendar repeats every 28 years but for one gap of 40."""
     day, month = plain[-3:-1]
+    weekday = expression.text.split(" ")[-1]
     try:
         next(expression.start(datetime(1999, 12, 31)))  # noqa: DTZ001  wall time is naive
     except (CronSimError, StopIteration):
@@ -306,7 +320,7 @@ def _check_comes(expression: Expression, plain: list[str]) -> None:
                 "write a day that comes, or 'L' for the last"
             ) from None
         raise ScheduleError(
-            f"no date in 50 years is day of month '{day}', month '{month}' and day of week '{plain[-1]}' at once: "
+            f"no date in 50 years is day of month '{day}', month '{month}' and day of week '{weekday}' at once: "
             "with '*' at the start of a day field both must hold"
         ) from None
 

@@ -48,16 +48,21 @@ def zone(name: str) -> ZoneInfo:
 
 
 def _hint(name: str) -> str:
-    if re.fullmatch(r"(?i)(utc|gmt)?[+-]?\d[\d:]*", name):
-        return "an offset knows no change of clocks: write a place such as 'Europe/Berlin', or 'UTC'"
+    wanted = name.strip().replace(" ", "_").casefold()
     folded = {known.casefold(): known for known in names()}
     cities = {known.rsplit("/", 1)[-1]: folded[known] for known in sorted(folded, reverse=True)}
-    wanted = name.strip().replace(" ", "_").casefold()
-    close = [known for known in (folded.get(wanted), cities.get(wanted)) if known]
-    close = close or [folded[match] for match in difflib.get_close_matches(wanted, folded, n=3)]
-    close = close or [cities[match] for match in difflib.get_close_matches(wanted, cities, n=3)]
+    if wanted in ("local", "localtime", "system"):
+        return "the host's zone is never used: write its name, such as 'Europe/Berlin'"
+    if wanted in folded:
+        return f"did you mean '{folded[wanted]}'?"
+    if re.fullmatch(r"(utc|gmt)?[+-]?\d[\d:]*", wanted) or (len(wanted) in (3, 4) and wanted not in cities):
+        return "an offset or its short name knows no change of clocks: write a place such as 'Europe/Berlin', or 'UTC'"
+    if wanted in cities:
+        return f"did you mean '{cities[wanted]}'?"
+    close = [folded[match] for match in difflib.get_close_matches(wanted, folded, n=3, cutoff=0.75)]
+    close += [cities[match] for match in difflib.get_close_matches(wanted, cities, n=3, cutoff=0.75)]
     if not close:
-        return "write a name such as 'Europe/Berlin', or 'UTC'"
+        return "write a place such as 'Europe/Berlin', or 'UTC'"
     return "did you mean " + " or ".join(f"'{known}'" for known in dict.fromkeys(close)) + "?"
 
 
