@@ -249,7 +249,7 @@ def find_server() -> SharedServer:
         try:
             return _container()
         except Exception as error:  # whatever stands between us and an image, the wheel serves as well
-            notes.append(f"testcontainers: {IMAGE} cannot be had: {' '.join(str(error).split())[:300]}")
+            notes.append(f"testcontainers: no container of {IMAGE}: {' '.join(str(error).split())[:300]}")
     server = PostgresServer()
     closing = contextlib.ExitStack()
     closing.enter_context(server)
