@@ -1,0 +1,434 @@
+"""The leader's hand: due jobs are settled, waiting runs are started, under the term.
+
+    due jobs --survey, decide--> settle --------> rows of the ledger
+                                                     |  waiting, due, a worker free
+    workers <--------------- start <-----------------+
+
+Settling is the one path for every tick: on time, late, after an outage of a week.  What to start is
+always read from the ledger, never remembered.  Before each statement the lease is asked for; in
+each statement the database asks again, and its answer counts.
+
+`step` does what is to be done now and says how long to wait; it never runs a job.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from scheduler_service import schedule as schedules
+from scheduler_service.clock import Clock
+from scheduler_service.database import StoreUnavailable
+from scheduler_service.events import Events, Outage
+from scheduler_service.ledger import JobState, Ledger, OpenRun, Settlement, Survey
+from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Overlap, Reason, Run, State
+from scheduler_service.policy import decide, paused, settle_until
+
+BATCH_JOBS = 500  # jobs settled in one statement
+POLL_SECONDS = 1.0  # how often the ledger is asked what waits to be started
+SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
+HELD_SECONDS = 0.5  # how soon a job that may not be settled yet is looked at again
+CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
+RETRY_SECONDS = 0.5  # after the database did not answer
+IDLE_SECONDS = 60.0
+SUSPECT_SECONDS = 0.05
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+class Leadership(Protocol):
+    """Whom the dispatcher asks whether it may act."""
+
+    def current(self) -> Lease | None:
+        """Return the trusted lease, or None."""
+
+    def deposed(self, term: int) -> None:
+        """Learn that a statement of this term was fenced."""
+
+
+class Pool(Protocol):
+    """Who runs what was started."""
+
+    @property
+    def free_count(self) -> int:
+        """How many attempts can be taken now."""
+
+    def submit(self, attempt: Attempt, spec: JobSpec) -> None:
+        """Run an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A job to be settled: at least up to `moment`, not before `retry_at` on the boot clock."""
+
+    moment: datetime
+    retry_at: float = 0.0
+
+
+class Dispatcher:
+    """Settle and start while we lead.  `lead`, `retire`, `due` and `wake` may be called by any thread."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        leadership: Leadership,
+        workers: Pool,
+        events: Events,
+        clock: Clock,
+        specs: Iterable[JobSpec],
+        sign_in_seconds: float,
+    ) -> None:
+        self._ledger = ledger
+        self._leadership = leadership
+        self._workers = workers
+        self._events = events
+        self._clock = clock
+        self._specs: Mapping[str, JobSpec] = {spec.id: spec for spec in specs}
+        self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
+        self._changed = threading.Condition()
+        self._lease: Lease | None = None  # the term that we were told to lead
+        self._due: dict[str, _Due] = {}
+        self._stopping = False
+        self._signalled = False
+        # From here on only the dispatcher's thread writes.
+        self._term = 0  # the term whose job states we hold
+        self._states: dict[str, JobState] = {}
+        self._fresh: set[str] = set()  # jobs not settled yet in this term
+        self._polled_at = self._settled_all_at = 0.0
+        self._claims: dict[str, tuple[tuple[Run, ...], float]] = {}  # sent, and not answered or not handed over
+        self._outage = Outage(events, "dispatcher", clock)
+        self.stepped_at = clock.monotonic()
+
+    # --- from other threads
+
+    def lead(self, lease: Lease) -> None:
+        """Begin to act under this term."""
+        with self._changed:
+            self._lease = lease
+            self._due = {}
+            self._changed.notify()
+
+    def retire(self, term: int) -> None:
+        """Stop acting under this term.  What is not settled is settled by the next leader."""
+        with self._changed:
+            if self._lease is not None and self._lease.term == term:
+                self._lease = None
+                self._due = {}
+
+    def due(self, job_id: str, moment: datetime) -> None:
+        """A timer went off: the job must be settled at least up to `moment`."""
+        with self._changed:
+            if self._lease is not None:
+                known = self._due.get(job_id)
+                self._due[job_id] = _Due(moment if known is None else max(moment, known.moment))
+                self._changed.notify()
+
+    def wake(self) -> None:
+        """A worker became free or a result was written: something may be started."""
+        with self._changed:
+            self._signalled = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Let `run` return."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def open_claims(self) -> frozenset[str]:
+        """Return the claims whose attempts are, or may be, on their way to a worker."""
+        return frozenset(self._claims)
+
+    # --- the thread
+
+    def run(self) -> None:
+        """Step until `stop`."""
+        while True:
+            seconds = self.step()
+            with self._changed:
+                if self._stopping:
+                    return
+                if not (self._signalled or self._ready()):
+                    self._changed.wait(seconds)
+                if self._stopping:
+                    return
+
+    def step(self) -> float:
+        """Do what is to be done now; return the seconds until something is, if nobody wakes us."""
+        self.stepped_at = self._clock.monotonic()
+        try:
+            seconds = self._act()
+        except StoreUnavailable as error:
+            self._outage.failed(error)
+            self._signalled = True  # what the statement did is unknown: read again what waits
+            return RETRY_SECONDS
+        self._outage.over()
+        return seconds
+
+    def _act(self) -> float:
+        self._answer_claims()
+        lease = self._current()
+        if lease is None:
+            # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
+            return IDLE_SECONDS if self._lease is None else SUSPECT_SECONDS
+        if lease.term != self._term and not self._adopt(lease):
+            return SUSPECT_SECONDS
+        now = self._clock.monotonic()
+        if now - self._settled_all_at >= SETTLE_ALL_SECONDS:
+            self._settled_all_at = now
+            with self._changed:
+                for job_id in self._states:
+                    self._due.setdefault(job_id, _Due(LONG_AGO))
+        wanted = self._signalled
+        with self._changed:
+            self._signalled = False
+        batch = self._take()
+        if batch:
+            self._settle(lease, batch)
+            wanted = True
+        if wanted or now - self._polled_at >= POLL_SECONDS:
+            self._polled_at = now
+            self._start(lease)
+        return self._pause()
+
+    def _current(self) -> Lease | None:
+        told, lease = self._lease, self._leadership.current()
+        return lease if told is not None and lease is not None and lease.term == told.term else None
+
+    def _ready(self) -> bool:
+        now = self._clock.monotonic()
+        return self._lease is not None and any(one.retry_at <= now for one in self._due.values())
+
+    def _take(self) -> dict[str, _Due]:
+        now = self._clock.monotonic()
+        with self._changed:
+            ready = {job_id: one for job_id, one in self._due.items() if one.retry_at <= now}
+        # A timer first: the sweep over all jobs may be long.
+        order = sorted(ready, key=lambda job_id: (ready[job_id].moment == LONG_AGO, job_id))
+        return {job_id: ready[job_id] for job_id in order[:BATCH_JOBS]}
+
+    def _pause(self) -> float:
+        with self._changed:
+            now = self._clock.monotonic()
+            first = min((one.retry_at for one in self._due.values()), default=now + POLL_SECONDS)
+            return max(0.0, min(first, self._polled_at + POLL_SECONDS) - now)
+
+    # --- taking over
+
+    def _adopt(self, lease: Lease) -> bool:
+        adoption = self._ledger.adopt(lease, tuple(self._specs.values()))
+        if adoption is None:
+            self._fenced("adopt", lease)
+            return False
+        self._term = lease.term
+        self._states = {
+            state.job_id: state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled
+        }
+        self._fresh = set(self._states)
+        self._settled_all_at = -SETTLE_ALL_SECONDS + self._clock.monotonic()
+        self._tell_adoption(lease, adoption.added, adoption.returned, adoption.cancelled_count)
+        return True
+
+    def _tell_adoption(self, lease: Lease, added: tuple[str, ...], returned: tuple[str, ...], cancelled: int) -> None:
+        edited = [
+            state.job_id
+            for state in self._states.values()
+            if (state.schedule, state.timezone) != self._written(self._specs[state.job_id])
+        ]
+        disabled = [job_id for job_id in self._states if not self._specs[job_id].enabled]
+        if added or returned or edited or disabled:
+            told = {"new": added, "enabled": returned, "edited": edited, "disabled": disabled}
+            named = {name: ", ".join(sorted(jobs)) for name, jobs in told.items() if jobs}
+            self._events.emit("jobs_adopted", term=lease.term, **named)
+        if cancelled:
+            self._events.emit(
+                "runs_cancelled", job="", count=cancelled, reason="their jobs are not configured any more"
+            )
+
+    # --- settling
+
+    def _settle(self, lease: Lease, batch: Mapping[str, _Due]) -> None:
+        known = [job_id for job_id in batch if job_id in self._states]
+        for job_id in batch.keys() - set(known):
+            self._done(job_id, batch[job_id].moment)
+        if not known:
+            return
+        survey = self._ledger.survey(known)
+        settlements = self._compute(lease, known, survey)
+        if not settlements or self._current() is None:
+            return
+        settled = self._ledger.settle(lease, tuple(settlements.values()))
+        if settled is None:
+            self._fenced("settle", lease)
+            return
+        for job_id in settled:
+            self._record(settlements[job_id], batch[job_id].moment, survey.now)
+        if changed := settlements.keys() - settled:
+            self._read_again(changed)
+
+    def _compute(self, lease: Lease, job_ids: Iterable[str], survey: Survey) -> dict[str, Settlement]:
+        open_runs: dict[str, list[OpenRun]] = {}
+        for one in survey.open_runs:
+            open_runs.setdefault(one.run.job_id, []).append(one)
+        settlements = {}
+        for job_id in job_ids:
+            runs = open_runs.get(job_id, [])
+            ahead_seconds = (self._states[job_id].settled_until - survey.now).total_seconds()
+            if ahead_seconds > 0:  # the database's clock was set back: nothing is due that is not settled
+                self._retry(job_id, ahead_seconds)
+            elif (holder := self._holder_in_doubt(lease, job_id, runs, survey)) is not None:
+                self._events.emit("settling_held", job=job_id, run=holder.run.id, holder=holder.run.instance_id)
+                self._retry(job_id, HELD_SECONDS)
+            else:
+                settlements[job_id] = self._settlement(job_id, runs, survey.now)
+        return settlements
+
+    def _record(self, settlement: Settlement, moment: datetime, now: datetime) -> None:
+        job_id = settlement.state.job_id
+        self._states[job_id] = settlement.applied()
+        self._fresh.discard(job_id)
+        self._tell(settlement)
+        if not settlement.enabled:
+            del self._states[job_id]
+        if not settlement.enabled or settlement.until >= moment:
+            self._done(job_id, moment)
+        else:  # a timer that went off early: the database's clock is not there yet
+            self._retry(job_id, (moment - now).total_seconds())
+
+    def _read_again(self, changed: set[str]) -> None:
+        found = {state.job_id: state for state in self._ledger.job_states(sorted(changed))}
+        self._states.update(found)
+        for job_id in changed:
+            self._retry(job_id, CHANGED_SECONDS)
+        if found.keys() != changed:
+            self._term = 0  # somebody deleted rows: adopt the jobs anew
+
+    def _holder_in_doubt(self, lease: Lease, job_id: str, runs: list[OpenRun], survey: Survey) -> OpenRun | None:
+        """Return a running run of an exclusive job whose replica may be gone.
+
+        Whether the next tick overlaps with it cannot be said before the replica signs in again or its
+        run is closed as lost.  A replica is believed once it has signed in under our term.
+        """
+        if self._specs[job_id].overlap is not Overlap.SKIP:
+            return None
+        for one in runs:
+            if one.run.state is not State.RUNNING or one.run.instance_id == lease.leader_id:
+                continue
+            seen_at = one.holder_seen_at
+            if seen_at is None or seen_at < max(lease.acquired_at, survey.now - self._unseen_after):
+                return one
+        return None
+
+    def _settlement(self, job_id: str, runs: list[OpenRun], now: datetime) -> Settlement:
+        spec, state = self._specs[job_id], self._states[job_id]
+        stored = schedules.parse(state.schedule, state.timezone)
+        since = state.settled_until
+        until = max(since, settle_until(spec, stored, since, now))
+        begun = [one.run for one in runs]
+        waiting: list[Run] = []
+        if job_id in self._fresh:
+            # Runs that a former leader decided and that never began are decided anew, lest a stale one starts.
+            waiting = [
+                run for run in begun if run.state is State.WAITING and run.attempt == 0 and run.kind is not Kind.MANUAL
+            ]
+            begun = [run for run in begun if run not in waiting]
+        ticks = [run.scheduled_at for run in waiting]
+        decisions: list[Decision] = []
+        resumed = False
+        if state.paused_at is None or state.paused_at >= until:
+            decisions = decide(spec, stored, since, until, now, waiting=ticks, busy=bool(begun))
+        else:
+            pause_from = max(since, state.paused_at)
+            if pause_from > since:
+                decisions = decide(spec, stored, since, pause_from, now, waiting=ticks, busy=bool(begun))
+                ticks = []
+            pause_to = until if state.paused_until is None else max(pause_from, min(until, state.paused_until))
+            decisions += paused(spec, stored, pause_from, pause_to)
+            if state.paused_until is not None and state.paused_until <= until:
+                resumed = True
+                decisions += decide(spec, stored, pause_to, until, now, busy=bool(begun))
+        by_tick = {run.scheduled_at: run.id for run in waiting}
+        written, timezone = self._written(spec)
+        return Settlement(
+            state,
+            until,
+            written,
+            timezone,
+            spec.enabled,
+            spec.exclusive,
+            tuple(one for one in decisions if one.scheduled_at not in by_tick),
+            tuple(
+                (by_tick[one.scheduled_at], one.reason)
+                for one in decisions
+                if one.scheduled_at in by_tick and one.state is not State.WAITING
+            ),
+            resumed,
+        )
+
+    def _tell(self, settlement: Settlement) -> None:
+        for one in settlement.decisions:
+            job_id = settlement.state.job_id
+            if one.state is State.WAITING:
+                continue
+            span = {"until": one.until} if one.until is not None else {}
+            if one.reason is Reason.PAUSED:
+                self._events.emit("ticks_paused", job=job_id, scheduled_at=one.scheduled_at, **span)
+            elif one.state is State.SKIPPED:
+                self._events.emit("tick_skipped", job=job_id, scheduled_at=one.scheduled_at, reason=str(one.reason))
+            else:
+                self._events.emit(
+                    "ticks_missed", job=job_id, scheduled_at=one.scheduled_at, reason=str(one.reason), **span
+                )
+
+    def _done(self, job_id: str, moment: datetime) -> None:
+        with self._changed:
+            known = self._due.get(job_id)
+            if known is not None and known.moment <= moment:
+                del self._due[job_id]
+
+    def _retry(self, job_id: str, seconds: float) -> None:
+        with self._changed:
+            known = self._due.get(job_id)
+            if known is not None:
+                self._due[job_id] = replace(known, retry_at=self._clock.monotonic() + seconds)
+
+    @staticmethod
+    def _written(spec: JobSpec) -> tuple[str, str]:
+        return spec.schedule.canonical, spec.schedule.timezone
+
+    # --- starting
+
+    def _start(self, lease: Lease) -> None:
+        free = self._workers.free_count
+        if not free or self._current() is None:
+            return
+        runs = tuple(run for run in self._ledger.waiting(free) if run.job_id in self._specs)
+        if not runs or self._current() is None:
+            return
+        claim_id, sent = uuid.uuid4().hex, self._clock.monotonic()
+        # Known before it is sent: if the reply is lost we ask for what carries the claim.
+        self._claims = {**self._claims, claim_id: (runs, sent)}
+        attempts = self._ledger.start(lease, claim_id, [(run, self._specs[run.job_id].exclusive) for run in runs], sent)
+        if attempts is None:
+            self._fenced("start", lease)
+        self._hand_over(claim_id, attempts or [])
+
+    def _answer_claims(self) -> None:
+        for claim_id, (runs, sent) in tuple(self._claims.items()):
+            # What was started is run, drain or not, leader or not: its attempt is open under our name.
+            self._hand_over(claim_id, self._ledger.claimed(claim_id, runs, sent))
+
+    def _hand_over(self, claim_id: str, attempts: list[Attempt]) -> None:
+        for attempt in attempts:
+            self._workers.submit(attempt, self._specs[attempt.job_id])
+        self._claims = {known: value for known, value in self._claims.items() if known != claim_id}
+
+    # --- what went wrong
+
+    def _fenced(self, statement: str, lease: Lease) -> None:
+        self._events.emit("statement_fenced", statement=statement, term=lease.term)
+        self._leadership.deposed(lease.term)

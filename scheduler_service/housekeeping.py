@@ -1,0 +1,206 @@
+"""What must go on whoever leads: signs of life, and the leader's cleaning up.
+
+Each replica signs in every few seconds, also while it drains, and compares what the ledger holds
+open under its name with what it runs.  The leader watches the others: a replica whose sign of life
+did not change for `lost_after`, on the leader's own boot clock and with the database answering all
+the while, is gone, and what it left open is closed as lost.  A lost session is no proof of a dead
+process; only this silence is taken for one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from scheduler_service.clock import Clock
+from scheduler_service.database import StoreUnavailable
+from scheduler_service.events import Events, Outage
+from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn
+from scheduler_service.model import Attempt, Lease
+
+WATCH_SECONDS = 1.0  # how often a leader looks while another replica holds open attempts
+PRUNE_SECONDS = 60.0
+PRUNE_ROWS = 500
+RETRY_SECONDS = 1.0
+LIVE_SECONDS = 30.0  # a replica seen within this is compared with the leader's configuration
+
+
+class Pool(Protocol):
+    """Who runs attempts."""
+
+    def registry(self) -> Mapping[int, Attempt]:
+        """Return the attempts that were taken and are not yet recorded as ended."""
+
+    def stop_run(self, attempt_id: int, reason: str) -> None:
+        """Ask an attempt to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """A replica's sign of life, and since when we see it unchanged (boot clock)."""
+
+    seen_at: datetime | None
+    since: float
+
+
+class Housekeeping:
+    """Sign in, find what was lost, prune.  `wake` may be called by any thread."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        replica: Replica,
+        current: Callable[[], Lease | None],
+        workers: Pool,
+        open_claims: Callable[[], frozenset[str]],
+        wake_dispatcher: Callable[[], None],
+        events: Events,
+        clock: Clock,
+        sign_in_seconds: float,
+        lost_after_seconds: float,
+        keep_for: timedelta,
+        keep_runs: int,
+    ) -> None:
+        self._ledger = ledger
+        self._replica = replica
+        self._current = current
+        self._workers = workers
+        self._open_claims = open_claims
+        self._wake_dispatcher = wake_dispatcher
+        self._events = events
+        self._clock = clock
+        self._sign_in_seconds = sign_in_seconds
+        self._lost_after_seconds = lost_after_seconds
+        self._keep_for = keep_for
+        self._keep_runs = keep_runs
+        self._watched: dict[str, _Watched] = {}
+        self._drifting: dict[str, str] = {}
+        self._pruned_at = clock.monotonic()
+        self._outage = Outage(events, "housekeeping", clock)
+        self._woken = threading.Event()
+        self._stopping = False
+        self.peers: tuple[Peer, ...] = ()
+        self.stepped_at = clock.monotonic()
+
+    def wake(self) -> None:
+        """Look now: leadership changed."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Let `run` return."""
+        self._stopping = True
+        self._woken.set()
+
+    def run(self) -> None:
+        """Step until `stop`."""
+        while not self._stopping:
+            seconds = self.step()
+            self._woken.wait(seconds)
+            self._woken.clear()
+
+    def step(self) -> float:
+        """Sign in and do what is to be done; return the seconds until the next step."""
+        self.stepped_at = self._clock.monotonic()
+        try:
+            seconds = self._act()
+        except StoreUnavailable as error:
+            self._watched.clear()  # while the database is away nobody can sign in: the count begins anew
+            self._outage.failed(error)
+            return min(RETRY_SECONDS, self._sign_in_seconds)
+        self._outage.over()
+        return seconds
+
+    def _act(self) -> float:
+        before = frozenset(self._workers.registry())
+        signed_in = self._ledger.sign_in(self._replica)
+        self.peers = signed_in.peers
+        self._reconcile(before, signed_in)
+        self._compare(signed_in)
+        lease = self._current()
+        watching = self._watch(signed_in.peers)
+        if lease is not None:
+            self._close_lost(lease)
+            self._prune(lease)
+        return WATCH_SECONDS if lease is not None and watching else self._sign_in_seconds
+
+    # --- ourselves
+
+    def _reconcile(self, before: frozenset[int], signed_in: SignedIn) -> None:
+        """Make the ledger and our own registry agree; the ledger was read first."""
+        held = {one.attempt_id: one for one in signed_in.held}
+        claims, known = self._open_claims(), self._workers.registry()
+        never_began = [
+            one.attempt_id for one in held.values() if one.attempt_id not in known and one.claim_id not in claims
+        ]
+        if never_began and self._ledger.unstart(self._replica.instance_id, never_began):
+            self._wake_dispatcher()
+        missing = [attempt_id for attempt_id in before - held.keys() if attempt_id in known]
+        if missing:
+            for attempt_id in self._ledger.lost_among(missing):
+                self._workers.stop_run(attempt_id, "lost")
+
+    def _compare(self, signed_in: SignedIn) -> None:
+        """Tell once of each live replica that has another configuration."""
+        live_after = signed_in.now - timedelta(seconds=LIVE_SECONDS)
+        drifting = {
+            peer.instance_id: peer.config_hash
+            for peer in signed_in.peers
+            if peer.seen_at is not None
+            and peer.seen_at > live_after
+            and peer.config_hash not in (None, self._replica.config_hash)
+        }
+        for instance_id, config_hash in drifting.items():
+            if self._drifting.get(instance_id) != config_hash:
+                self._events.emit(
+                    "config_drift", other=instance_id, other_hash=config_hash, hash=self._replica.config_hash
+                )
+        self._drifting = {name: value for name, value in drifting.items() if value is not None}
+
+    # --- the others
+
+    def _watch(self, peers: Iterable[Peer]) -> bool:
+        now = self._clock.monotonic()
+        watched = {}
+        for peer in peers:
+            if peer.open_count:
+                known = self._watched.get(peer.instance_id)
+                same = known is not None and known.seen_at == peer.seen_at
+                watched[peer.instance_id] = known if known is not None and same else _Watched(peer.seen_at, now)
+        self._watched = watched
+        return bool(watched)
+
+    def _close_lost(self, lease: Lease) -> None:
+        now = self._clock.monotonic()
+        for instance_id, watched in tuple(self._watched.items()):
+            if now - watched.since < self._lost_after_seconds:
+                continue
+            lost = self._ledger.mark_lost(lease, instance_id, watched.seen_at)
+            if lost is None:
+                self._events.emit("statement_fenced", statement="mark_lost", term=lease.term)
+                return
+            del self._watched[instance_id]
+            for one in lost:
+                self._events.emit(
+                    "attempt_lost",
+                    job=one.job_id,
+                    run=one.run_id,
+                    scheduled_at=one.scheduled_at,
+                    attempt=one.attempt,
+                    holder=instance_id,
+                )
+            self._wake_dispatcher()
+
+    def _prune(self, lease: Lease) -> None:
+        now = self._clock.monotonic()
+        if now - self._pruned_at < PRUNE_SECONDS:
+            return
+        self._pruned_at = now
+        count = self._ledger.prune(lease, self._keep_for, self._keep_runs, PRUNE_ROWS)
+        if count:
+            self._events.emit("history_pruned", count=count)
+        if count == PRUNE_ROWS:
+            self._pruned_at -= PRUNE_SECONDS - 1.0  # there is more: soon again, but not at once

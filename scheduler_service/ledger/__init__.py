@@ -1,0 +1,244 @@
+"""The ledger: what was decided for each tick, what was started, and how it ended.
+
+    adopt      make the job table agree with the leader's configuration
+    survey     the database's time, and the open runs of some jobs
+    settle     decide all ticks of some jobs up to a moment: one fenced statement (I4, I5)
+    waiting    runs that may start now
+    start      make attempts of waiting runs: one fenced statement (I3, I7)
+    finish     close attempts; needs no lease, for a run's right to end is its own row
+    sign_in    the replica's sign of life
+    mark_lost  close what a vanished replica left open: fenced
+
+A statement that is fenced (its term is over) answers None; that is an outcome, not an error.
+Every method raises StoreUnavailable when the database did not answer: what became of the
+statement is then unknown, and each can be sent again without harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from scheduler_service.database import Database
+from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Outcome, Reason, Run, State
+
+ABSENT_AFTER = timedelta(minutes=10)  # a job that was out of the configuration for longer owes nothing for it
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What the ledger knows of one job."""
+
+    job_id: str
+    schedule: str  # canonical
+    timezone: str
+    enabled: bool
+    accountable_from: datetime
+    settled_until: datetime
+    paused_at: datetime | None = None
+    paused_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """The job table after it was made to agree with a configuration."""
+
+    now: datetime
+    states: tuple[JobState, ...]  # of all jobs in the configuration
+    added: tuple[str, ...] = ()
+    returned: tuple[str, ...] = ()  # enabled again, or back after a long absence
+    cancelled_count: int = 0  # waiting runs of jobs that are gone
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that waits or runs, and the last sign of life of the replica that runs it."""
+
+    run: Run
+    holder_seen_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The database's time, and the open runs at that time."""
+
+    now: datetime
+    open_runs: tuple[OpenRun, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What is decided for one job: its ticks in (state.settled_until, until].
+
+    `schedule`, `timezone` and `enabled` are what holds from then on.
+    """
+
+    state: JobState
+    until: datetime
+    schedule: str
+    timezone: str
+    enabled: bool
+    exclusive: bool
+    decisions: tuple[Decision, ...] = ()
+    withdrawn: tuple[tuple[int, Reason], ...] = ()  # waiting runs that never began and shall not: id, why missed
+    resumed: bool = False  # the pause is over and settled
+
+    def applied(self) -> JobState:
+        """Return the job's state after this was written."""
+        old = self.state
+        paused_at, paused_until = (None, None) if self.resumed else (old.paused_at, old.paused_until)
+        return JobState(
+            old.job_id,
+            self.schedule,
+            self.timezone,
+            self.enabled,
+            old.accountable_from,
+            self.until,
+            paused_at,
+            paused_until,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An attempt and how it ended."""
+
+    attempt: Attempt
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What a replica tells of itself when it signs in."""
+
+    instance_id: str
+    host: str
+    pid: int
+    version: str
+    config_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An attempt that is open in the ledger."""
+
+    attempt_id: int
+    run_id: int
+    attempt: int
+    claim_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another replica as its rows show it; `seen_at` is None when it has no row."""
+
+    instance_id: str
+    seen_at: datetime | None
+    open_count: int  # attempts that it runs, and slots that it holds
+    config_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """The answer to a sign of life."""
+
+    now: datetime
+    held: tuple[Held, ...]  # our own open attempts
+    peers: tuple[Peer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LostAttempt:
+    """An attempt that was closed because its replica is gone."""
+
+    attempt_id: int
+    run_id: int
+    attempt: int
+    job_id: str
+    scheduled_at: datetime
+
+
+class Ledger(Protocol):
+    """The verbs of one election's ledger; the implementations differ in how they are made atomic."""
+
+    def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
+        """Add new jobs, make returned ones accountable from now, cancel waiting runs of jobs that are gone."""
+
+    def job_states(self, job_ids: Sequence[str]) -> tuple[JobState, ...]:
+        """Read the state of some jobs."""
+
+    def survey(self, job_ids: Sequence[str]) -> Survey:
+        """Read the time and the open runs of some jobs, oldest tick first."""
+
+    def settle(self, lease: Lease, settlements: Sequence[Settlement]) -> frozenset[str] | None:
+        """Write decisions; return the jobs that were settled.
+
+        A job that is not among them was changed from elsewhere: read it again and compute anew.
+        """
+
+    def waiting(self, limit: int) -> tuple[Run, ...]:
+        """Read runs that may start now, oldest due first."""
+
+    def start(self, lease: Lease, claim_id: str, runs: Sequence[tuple[Run, bool]], sent: float) -> list[Attempt] | None:
+        """Make attempts of (run, exclusive) pairs; those that cannot start now are left waiting."""
+
+    def claimed(self, claim_id: str, runs: Sequence[Run], sent: float) -> list[Attempt]:
+        """Read the open attempts that carry `claim_id`: what a start did whose reply was lost."""
+
+    def unstart(self, instance_id: str, attempt_ids: Sequence[int]) -> int:
+        """Delete attempts that certainly never began; their runs wait again."""
+
+    def finish(self, finished: Sequence[Finished]) -> None:
+        """Close attempts, and their runs where the attempt is the newest."""
+
+    def still_open(self, attempt_id: int) -> bool:
+        """Return whether the attempt is open."""
+
+    def lost_among(self, attempt_ids: Sequence[int]) -> frozenset[int]:
+        """Return those of the attempts that were marked lost."""
+
+    def sign_in(self, replica: Replica) -> SignedIn:
+        """Write the sign of life; read our open attempts and the other replicas."""
+
+    def sign_out(self, instance_id: str) -> None:
+        """Close what is still open under this name as lost, free its slots and remove its row."""
+
+    def mark_lost(self, lease: Lease, instance_id: str, seen_at: datetime | None) -> list[LostAttempt] | None:
+        """Close what a replica left open, if its sign of life is still the one that was watched."""
+
+    def prune(self, lease: Lease, keep_for: timedelta, keep_runs: int, limit: int) -> int | None:
+        """Remove closed rows that are too old or too many, at most `limit`; return how many."""
+
+
+def open_ledger(database: Database, lock_id: int) -> Ledger:
+    """Return the ledger of election `lock_id`."""
+    # Each of the two needs the values above.
+    if database.dialect == "postgresql":
+        from scheduler_service.ledger.postgresql import PostgresLedger  # noqa: PLC0415
+
+        return PostgresLedger(database, lock_id)
+    from scheduler_service.ledger.sqlite import SqliteLedger  # noqa: PLC0415
+
+    return SqliteLedger(database, lock_id)
+
+
+__all__ = [
+    "ABSENT_AFTER",
+    "Adoption",
+    "Finished",
+    "Held",
+    "JobState",
+    "Kind",
+    "Ledger",
+    "LostAttempt",
+    "OpenRun",
+    "Peer",
+    "Replica",
+    "Settlement",
+    "SignedIn",
+    "State",
+    "Survey",
+    "open_ledger",
+]

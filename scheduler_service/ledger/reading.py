@@ -1,0 +1,230 @@
+"""What both databases answer to the same words: reads, and writes that need no fence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, TextClause, bindparam, text
+
+from scheduler_service.database import Database
+from scheduler_service.ledger import Held, JobState, OpenRun, Peer, Replica, SignedIn, Survey
+from scheduler_service.model import Attempt, Kind, Lease, Run, State
+from scheduler_service.tables import DATABASE_TIME, from_microseconds, to_microseconds
+
+_STATE_COLUMNS = "job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until"
+_RUN_COLUMNS = "r.id, r.job_id, r.scheduled_at, r.due_at, r.kind, r.state, r.attempt"
+
+SIGN_IN = """insert into {p}replica as r
+    (instance_id, lock_id, host, pid, version, config_hash, config_loaded_at, started_at, seen_at)
+  values (:me, :lock_id, :host, :pid, :version, :hash, {now}, {now}, {now})
+  on conflict (instance_id) do update set seen_at = excluded.seen_at, config_hash = excluded.config_hash,
+    config_loaded_at = case when r.config_hash = excluded.config_hash
+                            then r.config_loaded_at else excluded.config_loaded_at end
+  returning seen_at"""
+
+# A slot outlives its attempt where a thread went on after its time-out: its holder is watched too.
+PEERS = """select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_at, a.state, p.config_hash
+    from {p}run_attempt a join {p}run r on r.id = a.run_id
+    left join {p}replica p on p.instance_id = a.instance_id
+   where r.lock_id = :lock_id and (a.state = 'running' or (r.slot_held and r.attempt = a.attempt))
+  union all
+  select p.instance_id, null, null, null, null, p.seen_at, null, p.config_hash
+    from {p}replica p where p.lock_id = :lock_id"""
+
+
+class LedgerReads:
+    """The part of the ledger that does not depend on how a write is made atomic."""
+
+    def __init__(self, database: Database, lock_id: int) -> None:
+        self._database = database
+        self._lock_id = lock_id
+        self._now = DATABASE_TIME[database.dialect]
+        self._texts: dict[str, TextClause] = {}
+
+    def job_states(self, job_ids: Sequence[str]) -> tuple[JobState, ...]:
+        """Read the state of some jobs."""
+        with self._database.connect() as connection:
+            return self._job_states(connection, job_ids)
+
+    def survey(self, job_ids: Sequence[str]) -> Survey:
+        """Read the time and the open runs of some jobs, oldest tick first."""
+        # One statement, so that the time and the runs belong together: the row of the time is always there.
+        rows = self._rows(
+            f"""select t.now, {_RUN_COLUMNS}, a.instance_id, p.seen_at
+                  from (select {{now}} as now) t
+                  left join {{p}}run r
+                    on r.lock_id = :lock_id and r.state in ('waiting', 'running') and r.job_id in :jobs
+                  left join {{p}}run_attempt a on r.state = 'running' and a.run_id = r.id and a.attempt = r.attempt
+                  left join {{p}}replica p on p.instance_id = a.instance_id
+                 order by r.scheduled_at, r.id""",
+            jobs=list(job_ids),
+        )
+        runs = tuple(
+            OpenRun(self._run(row[1:], instance_id=row[8]), self.moment(row[9])) for row in rows if row[1] is not None
+        )
+        return Survey(self.known_moment(rows[0][0]), runs)
+
+    def waiting(self, limit: int) -> tuple[Run, ...]:
+        """Read runs that may start now, oldest due first."""
+        rows = self._rows(
+            f"""select {_RUN_COLUMNS}
+                  from (select w.*, row_number() over (partition by w.job_id order by w.due_at, w.id) as turn
+                          from {{p}}run w
+                         where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}) r
+                 where (not r.exclusive or (r.turn = 1 and not exists (
+                         select 1 from {{p}}run o where o.lock_id = :lock_id and o.job_id = r.job_id and o.slot_held)))
+                   and not exists (
+                         select 1 from {{p}}job_state s
+                          where s.lock_id = :lock_id and s.job_id = r.job_id and s.paused_at <= {{now}}
+                            and (s.paused_until is null or s.paused_until > {{now}}))
+                 order by r.due_at, r.id limit :most""",
+            most=limit,
+        )
+        return tuple(self._run(row) for row in rows)
+
+    def claimed(self, claim_id: str, runs: Sequence[Run], sent: float) -> list[Attempt]:
+        """Read the open attempts that carry `claim_id`."""
+        rows = self._rows(
+            """select id, run_id, attempt, term, instance_id, started_at from {p}run_attempt
+                where claim_id = :claim and state = 'running' order by id""",
+            claim=claim_id,
+        )
+        return self._attempts(rows, runs, sent)
+
+    def still_open(self, attempt_id: int) -> bool:
+        """Return whether the attempt is open."""
+        return bool(
+            self._rows("select 1 from {p}run_attempt where id = :attempt and state = 'running'", attempt=attempt_id)
+        )
+
+    def lost_among(self, attempt_ids: Sequence[int]) -> frozenset[int]:
+        """Return those of the attempts that were marked lost."""
+        rows = self._rows(
+            "select id from {p}run_attempt where id in :attempts and state = 'lost'", attempts=list(attempt_ids)
+        )
+        return frozenset(row[0] for row in rows)
+
+    def sign_in(self, replica: Replica) -> SignedIn:
+        """Write the sign of life; read our open attempts and the other replicas."""
+        now, rows = self._sign_in_rows(
+            {
+                "me": replica.instance_id,
+                "host": replica.host,
+                "pid": replica.pid,
+                "version": replica.version,
+                "hash": replica.config_hash,
+            }
+        )
+        held: list[Held] = []
+        peers: dict[str, Peer] = {}
+        for instance_id, attempt_id, run_id, attempt, claim_id, seen_at, state, config_hash in rows:
+            if instance_id == replica.instance_id:
+                if state == State.RUNNING:
+                    held.append(Held(attempt_id, run_id, attempt, claim_id or ""))
+                continue
+            known = peers.get(instance_id)
+            count = (known.open_count if known else 0) + (attempt_id is not None)
+            peers[instance_id] = Peer(instance_id, self.moment(seen_at), count, config_hash)
+        return SignedIn(self.known_moment(now), tuple(held), tuple(peers.values()))
+
+    def moment(self, value: Any) -> datetime | None:
+        """Return a time as the driver gives it as a datetime."""
+        return from_microseconds(value) if isinstance(value, int) else value
+
+    def known_moment(self, value: Any) -> datetime:
+        """Return a time that is never null."""
+        moment = self.moment(value)
+        if moment is None:
+            raise TypeError("a time that is never null was null")
+        return moment
+
+    def stamp(self, moment: datetime | None) -> Any:
+        """Return a datetime as the driver wants it."""
+        if moment is None or self._database.dialect == "postgresql":
+            return moment
+        return to_microseconds(moment)
+
+    def _sign_in_rows(self, values: dict[str, Any]) -> tuple[Any, Any]:
+        return self._rows(SIGN_IN, **values)[0][0], self._rows(PEERS)
+
+    def _job_states(self, connection: Connection, job_ids: Sequence[str]) -> tuple[JobState, ...]:
+        rows = self._on(
+            connection,
+            f"select {_STATE_COLUMNS} from {{p}}job_state where lock_id = :lock_id and job_id in :jobs",
+            jobs=list(job_ids),
+        )
+        return tuple(
+            JobState(
+                row[0],
+                row[1],
+                row[2],
+                bool(row[3]),
+                self.known_moment(row[4]),
+                self.known_moment(row[5]),
+                self.moment(row[6]),
+                self.moment(row[7]),
+            )
+            for row in rows
+        )
+
+    def _run(self, row: Sequence[Any], instance_id: str | None = None) -> Run:
+        run_id, job_id, scheduled_at, due_at, kind, state, attempt = row[:7]
+        return Run(
+            run_id,
+            job_id,
+            self.known_moment(scheduled_at),
+            self.known_moment(due_at),
+            Kind(kind),
+            State(state),
+            attempt,
+            instance_id,
+        )
+
+    def _attempts(self, rows: Sequence[Sequence[Any]], runs: Sequence[Run], sent: float) -> list[Attempt]:
+        by_id = {run.id: run for run in runs}
+        attempts = []
+        for attempt_id, run_id, number, term, instance_id, started_at in rows:
+            run = by_id[run_id]
+            started = self.known_moment(started_at)
+            attempts.append(
+                Attempt(
+                    attempt_id,
+                    run_id,
+                    number,
+                    run.job_id,
+                    run.scheduled_at,
+                    run.due_at,
+                    run.kind,
+                    term,
+                    instance_id,
+                    started,
+                    sent,
+                )
+            )
+        return attempts
+
+    def _fence_values(self, lease: Lease) -> Mapping[str, Any]:
+        return {"me": lease.leader_id, "term": lease.term}
+
+    def _rows(self, statement: str, **values: Any) -> Sequence[Any]:
+        with self._database.connect() as connection:
+            return self._on(connection, statement, **values)
+
+    def _on(self, connection: Connection, statement: str, **values: Any) -> Sequence[Any]:
+        result = connection.execute(self._text(statement, values), self._values(statement, values))
+        return result.fetchall() if result.returns_rows else []
+
+    def _values(self, statement: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**values, "lock_id": self._lock_id} if ":lock_id" in statement else dict(values)
+
+    def _text(self, statement: str, values: Mapping[str, Any]) -> TextClause:
+        clause = self._texts.get(statement)
+        if clause is None:
+            clause = text(statement.replace("{p}", self._database.prefix).replace("{now}", self._now))
+            for name in values:
+                if f" in :{name}" in statement:
+                    clause = clause.bindparams(bindparam(name, expanding=True))
+            self._texts[statement] = clause
+        return clause

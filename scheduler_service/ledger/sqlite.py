@@ -1,0 +1,346 @@
+"""The ledger's writes on SQLite: one short transaction each, begun as a writer.
+
+SQLite has one writer at a time, so a predicate that was read under BEGIN IMMEDIATE still holds at
+COMMIT: there the lease's row, read first, is the fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from scheduler_service.ledger import ABSENT_AFTER, Adoption, Finished, LostAttempt, Settlement
+from scheduler_service.ledger.reading import LedgerReads
+from scheduler_service.model import Attempt, JobSpec, Lease, Run, State
+
+MICROSECONDS = 1_000_000
+
+
+class SqliteLedger(LedgerReads):
+    """The ledger of one election in an SQLite file."""
+
+    def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
+        """Make the job table agree with `specs`; see Ledger."""
+        with self._fenced(lease) as (connection, now):
+            if now is None:
+                return None
+            newest = self._on(connection, "select max(present_at) from {p}job_state where lock_id = :lock_id")[0][0]
+            known = {state.job_id: state for state in self._every_state(connection)}
+            present = dict(
+                tuple(row)
+                for row in self._on(connection, "select job_id, present_at from {p}job_state where lock_id = :lock_id")
+            )
+            absent_before = (newest or 0) - int(ABSENT_AFTER.total_seconds() * MICROSECONDS)
+            added, returned = [], []
+            for spec in specs:
+                values = {
+                    "job": spec.id,
+                    "schedule": spec.schedule.canonical,
+                    "timezone": spec.schedule.timezone,
+                    "now": now,
+                }
+                state = known.get(spec.id)
+                if state is None:
+                    added.append(spec.id)
+                    self._on(
+                        connection,
+                        """insert into {p}job_state (lock_id, job_id, schedule, timezone, enabled, accountable_from,
+                             settled_until, present_at)
+                           values (:lock_id, :job, :schedule, :timezone, :enabled, :now, :now, :now)""",
+                        **values,
+                        enabled=spec.enabled,
+                    )
+                elif spec.enabled and (not state.enabled or present[spec.id] < absent_before):
+                    returned.append(spec.id)
+                    self._on(
+                        connection,
+                        """update {p}job_state set enabled = 1, schedule = :schedule, timezone = :timezone,
+                             present_at = :now, accountable_from = max(settled_until, :now),
+                             settled_until = max(settled_until, :now)
+                            where lock_id = :lock_id and job_id = :job""",
+                        **values,
+                    )
+            wanted = {spec.id for spec in specs}
+            gone = [
+                row[0]
+                for row in self._on(
+                    connection, "select id, job_id from {p}run where lock_id = :lock_id and state = 'waiting'"
+                )
+                if row[1] not in wanted
+            ]
+            for run_id in gone:
+                self._on(connection, "update {p}run set state = 'cancelled' where id = :run", run=run_id)
+            states = tuple(state for state in self._every_state(connection) if state.job_id in wanted)
+            return Adoption(self.known_moment(now), states, tuple(added), tuple(returned), len(gone))
+
+    def settle(self, lease: Lease, settlements: Sequence[Settlement]) -> frozenset[str] | None:
+        """Write decisions for a batch of jobs; see Ledger."""
+        with self._fenced(lease) as (connection, now):
+            if now is None:
+                return None
+            return frozenset(
+                one.state.job_id for one in settlements if self._settle_one(connection, lease.leader_id, one, now)
+            )
+
+    def start(self, lease: Lease, claim_id: str, runs: Sequence[tuple[Run, bool]], sent: float) -> list[Attempt] | None:
+        """Make attempts of waiting runs; see Ledger."""
+        with self._fenced(lease) as (connection, now):
+            if now is None:
+                return None
+            begun = []
+            for run, exclusive in sorted(runs, key=lambda pair: (pair[0].due_at, pair[0].id)):
+                # One after another: the slot that one takes is seen by the next.
+                picked = self._on(
+                    connection,
+                    """update {p}run set state = 'running', reason = null, attempt = attempt + 1,
+                         exclusive = :exclusive, slot_held = 1
+                        where id = :run and state = 'waiting' and cancel_requested_at is null and due_at <= :now
+                          and not (:exclusive and exists (select 1 from {p}run o where o.lock_id = run.lock_id
+                            and o.job_id = run.job_id and o.slot_held)) returning attempt""",
+                    run=run.id,
+                    exclusive=exclusive,
+                    now=now,
+                )
+                for (number,) in picked:
+                    row = self._on(
+                        connection,
+                        """insert into {p}run_attempt (run_id, attempt, term, instance_id, claim_id, state, started_at)
+                           values (:run, :attempt, :term, :me, :claim, 'running', :now) returning id""",
+                        run=run.id,
+                        attempt=number,
+                        claim=claim_id,
+                        now=now,
+                        **self._fence_values(lease),
+                    )[0]
+                    begun.append((row[0], run.id, number, lease.term, lease.leader_id, now))
+            return self._attempts(begun, [run for run, _ in runs], sent)
+
+    def unstart(self, instance_id: str, attempt_ids: Sequence[int]) -> int:
+        """Delete attempts that certainly never began; their runs wait again."""
+        count = 0
+        with self._database.transaction() as connection:
+            for attempt_id in attempt_ids:
+                for run_id, number in self._on(
+                    connection,
+                    """delete from {p}run_attempt where id = :attempt and instance_id = :me and state = 'running'
+                       returning run_id, attempt""",
+                    attempt=attempt_id,
+                    me=instance_id,
+                ):
+                    count += len(
+                        self._on(
+                            connection,
+                            """update {p}run
+                                  set state = case when cancel_requested_at is null then 'waiting' else 'cancelled' end,
+                                      reason = case when cancel_requested_at is null then 'queued' end,
+                                      attempt = attempt - 1, slot_held = 0
+                                where id = :run and attempt = :number and state = 'running' returning id""",
+                            run=run_id,
+                            number=number,
+                        )
+                    )
+        return count
+
+    def finish(self, finished: Sequence[Finished]) -> None:
+        """Close attempts, and their runs where the attempt is the newest."""
+        with self._database.transaction() as connection:
+            for one in finished:
+                self._finish_one(connection, one)
+
+    def sign_out(self, instance_id: str) -> None:
+        """Close what is still open under this name as lost, free its slots and remove its row."""
+        with self._database.transaction() as connection:
+            self._on(connection, "delete from {p}replica where instance_id = :gone", gone=instance_id)
+            self._close(connection, instance_id)
+
+    def mark_lost(self, lease: Lease, instance_id: str, seen_at: datetime | None) -> list[LostAttempt] | None:
+        """Close what a replica left open; see Ledger."""
+        with self._fenced(lease) as (connection, now):
+            if now is None:
+                return None
+            rows = self._on(connection, "select seen_at from {p}replica where instance_id = :gone", gone=instance_id)
+            if rows and rows[0][0] != self.stamp(seen_at):
+                return []
+            return self._close(connection, instance_id)
+
+    def prune(self, lease: Lease, keep_for: timedelta, keep_runs: int, limit: int) -> int | None:
+        """Remove closed rows that are too old or too many, at most `limit`."""
+        with self._fenced(lease) as (connection, now):
+            if now is None:
+                return None
+            before = now - int(keep_for.total_seconds() * MICROSECONDS)
+            pruned = self._on(
+                connection,
+                """delete from {p}run where id in (
+                     select r.id from (select *, row_number() over (partition by job_id
+                                                order by scheduled_at desc, id desc) as place
+                                         from {p}run where lock_id = :lock_id) r
+                       left join {p}job_state s on s.lock_id = r.lock_id and s.job_id = r.job_id
+                      where (r.place > :keep_runs or r.decided_at < :before)
+                        and r.state not in ('waiting', 'running') and not r.slot_held
+                        and (s.job_id is null or coalesce(r.until, r.scheduled_at) <= s.settled_until)
+                      order by r.id limit :most) returning id""",
+                keep_runs=keep_runs,
+                before=before,
+                most=limit,
+            )
+            self._on(
+                connection,
+                """delete from {p}replica where lock_id = :lock_id and seen_at < :old and not exists (
+                     select 1 from {p}run_attempt a
+                      where a.instance_id = replica.instance_id and a.state = 'running')""",
+                old=now - 3600 * MICROSECONDS,
+            )
+            self._on(
+                connection,
+                "delete from {p}leader_term where lock_id = :lock_id and term < :term and acquired_at < :before",
+                term=lease.term,
+                before=before,
+            )
+            return len(pruned)
+
+    @contextmanager
+    def _fenced(self, lease: Lease) -> Iterator[tuple[Connection, int | None]]:
+        """Begin to write; the time in microseconds, or None when the term is over."""
+        with self._database.transaction() as connection:
+            rows = self._on(
+                connection,
+                """select {now} from {p}leader_lease
+                    where id = :lock_id and term = :term and leader_id = :me and expires_at > {now}""",
+                **self._fence_values(lease),
+            )
+            yield connection, rows[0][0] if rows else None
+
+    def _settle_one(self, connection: Connection, leader_id: str, one: Settlement, now: int) -> bool:
+        state = one.state
+        if self.stamp(one.until) > now:
+            return False
+        swapped = self._on(
+            connection,
+            """update {p}job_state
+                  set settled_until = :until, schedule = :schedule, timezone = :timezone, enabled = :enabled,
+                      present_at = :now,
+                      paused_at = case when :resumed then null else paused_at end,
+                      paused_until = case when :resumed then null else paused_until end,
+                      paused_by = case when :resumed then null else paused_by end,
+                      pause_reason = case when :resumed then null else pause_reason end
+                where lock_id = :lock_id and job_id = :job and settled_until = :since and paused_at is :paused_at
+                  and paused_until is :paused_until and settled_until <= :until returning job_id""",
+            until=self.stamp(one.until),
+            schedule=one.schedule,
+            timezone=one.timezone,
+            enabled=one.enabled,
+            resumed=one.resumed,
+            job=state.job_id,
+            since=self.stamp(state.settled_until),
+            paused_at=self.stamp(state.paused_at),
+            paused_until=self.stamp(state.paused_until),
+            now=now,
+        )
+        if not swapped:
+            return False
+        for decision in one.decisions:
+            self._on(
+                connection,
+                """insert into {p}run (lock_id, job_id, scheduled_at, until, due_at, kind, state, reason, exclusive,
+                     decided_at, decided_by)
+                   values (:lock_id, :job, :tick, :until, :due, :kind, :state, :reason, :exclusive, :now, :me)
+                   on conflict (lock_id, job_id, scheduled_at) where kind in ('scheduled', 'catch_up', 'range')
+                   do nothing""",
+                job=state.job_id,
+                tick=self.stamp(decision.scheduled_at),
+                until=self.stamp(decision.until),
+                due=self.stamp(decision.due_at),
+                kind=str(decision.kind),
+                state=str(decision.state),
+                reason=str(decision.reason),
+                exclusive=one.exclusive,
+                now=now,
+                me=leader_id,
+            )
+        for run_id, reason in one.withdrawn:
+            self._on(
+                connection,
+                """update {p}run set state = 'missed', reason = :reason, decided_at = :now, decided_by = :me
+                    where id = :run and state = 'waiting' and attempt = 0""",
+                run=run_id,
+                reason=str(reason),
+                now=now,
+                me=leader_id,
+            )
+        return True
+
+    def _finish_one(self, connection: Connection, one: Finished) -> None:
+        outcome = one.outcome
+        done = self._on(
+            connection,
+            """update {p}run_attempt set state = :state, error = :error, exit_code = :exit_code, result = :result,
+                 finished_at = started_at + :microseconds
+                where id = :attempt and state in ('running', 'lost') returning run_id, attempt""",
+            attempt=one.attempt.id,
+            state=str(outcome.state),
+            error=outcome.error,
+            exit_code=outcome.exit_code,
+            result=outcome.result,
+            microseconds=round(outcome.seconds * MICROSECONDS),
+        )
+        for run_id, number in done:
+            self._on(
+                connection,
+                """update {p}run set state = :state, reason = null, slot_held = :held
+                    where id = :run and attempt = :number and state in ('running', 'lost', 'waiting')""",
+                run=run_id,
+                number=number,
+                state=str(outcome.state),
+                held=not outcome.returned,
+            )
+            if outcome.output:
+                self._on(
+                    connection,
+                    """insert into {p}run_output (attempt_id, text, truncated) values (:attempt, :text, :truncated)
+                       on conflict (attempt_id) do update set text = excluded.text, truncated = excluded.truncated""",
+                    attempt=one.attempt.id,
+                    text=outcome.output,
+                    truncated=outcome.truncated,
+                )
+
+    def _close(self, connection: Connection, instance_id: str) -> list[LostAttempt]:
+        lost = self._on(
+            connection,
+            """update {p}run_attempt set state = 'lost', finished_at = {now}
+                where instance_id = :gone and state = 'running' returning id, run_id, attempt""",
+            gone=instance_id,
+        )
+        closed = []
+        for attempt_id, run_id, number in lost:
+            closed += [
+                LostAttempt(attempt_id, run_id, number, job_id, self.known_moment(scheduled_at))
+                for job_id, scheduled_at in self._on(
+                    connection,
+                    """update {p}run set state = :state, slot_held = 0
+                        where id = :run and attempt = :number and state <> 'waiting' returning job_id, scheduled_at""",
+                    state=str(State.LOST),
+                    run=run_id,
+                    number=number,
+                )
+            ]
+        self._on(
+            connection,
+            """update {p}run set slot_held = 0 where lock_id = :lock_id and slot_held and exists (
+                 select 1 from {p}run_attempt a
+                  where a.run_id = run.id and a.attempt = run.attempt and a.instance_id = :gone)""",
+            gone=instance_id,
+        )
+        return closed
+
+    def _every_state(self, connection: Connection) -> Any:
+        ids = [row[0] for row in self._on(connection, "select job_id from {p}job_state where lock_id = :lock_id")]
+        return [
+            state
+            for start in range(0, len(ids), 500)
+            for state in self._job_states(connection, ids[start : start + 500])
+        ]

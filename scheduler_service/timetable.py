@@ -1,0 +1,171 @@
+"""When which job is due: the only module that knows APScheduler.
+
+APScheduler keeps one timer a job and tells the dispatcher when it goes off.  It decides nothing:
+which ticks there are, and what becomes of them, is computed from the ledger.  So a timer that goes
+off twice, early or late does no harm, and standbys hold no timers at all.
+
+What APScheduler would do on its own is turned off: its misfire rule and its limit of instances
+refuse without a record, and its triggers give each replica different ticks.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from apscheduler.executors.base import BaseExecutor
+from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from scheduler_service.clock import DatabaseTime
+from scheduler_service.events import Events
+from scheduler_service.model import JobSpec
+from scheduler_service.schedule import due_at
+
+LONGEST_SLEEP_SECONDS = 1.0
+NO_LEASE_SECONDS = 0.1  # how soon the loop looks again while our lease is suspect
+DRIFT_SECONDS = 0.1  # a change of the clocks' difference beyond this arms anew
+MANY = 10**6
+
+logging.getLogger("apscheduler").setLevel(logging.ERROR)  # its view of what it was not asked to decide
+
+
+class Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """The due moments of one job, on this machine's wall clock.
+
+    `offset` is how far the database's clock is ahead of it; it stays as it was when the timers were
+    armed, so that what APScheduler hands back can be turned into the database's time exactly.
+    """
+
+    __slots__ = ("_offset", "_spec")
+
+    def __init__(self, spec: JobSpec, offset: timedelta) -> None:
+        self._spec = spec
+        self._offset = offset
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """Return the first due moment after both; those in between are settled by the dispatcher."""
+        # Going from `previous` alone would make APScheduler walk every missed tick under its lock.
+        spec, latest = self._spec, now if previous_fire_time is None else max(previous_fire_time, now)
+        after = latest.astimezone(UTC) + self._offset
+        tick = spec.schedule.after(after - spec.jitter)
+        while tick is not None:
+            due = due_at(spec.id, tick, spec.jitter)
+            if due > after:
+                return due - self._offset
+            tick = spec.schedule.after(tick)
+        return None
+
+
+class _Hand(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
+    """Passes a due job on.  It is called under the job store's lock, so it does nothing else."""
+
+    def __init__(self, due: Callable[[str, datetime], None]) -> None:
+        super().__init__()
+        self._due = due
+        self.offset = timedelta(0)
+
+    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        self._due(job.id, run_times[-1].astimezone(UTC) + self.offset)
+        self._run_job_success(job.id, [])
+
+
+class _Loop(BlockingScheduler):  # type: ignore[misc]  # APScheduler has no types
+    """APScheduler's loop, which looks at the lease each time it wakes."""
+
+    def __init__(self, look: Callable[[], bool]) -> None:
+        super().__init__(timezone=UTC)
+        self._look = look
+
+    def _process_jobs(self) -> float:
+        if not self._look():
+            return NO_LEASE_SECONDS
+        wait_seconds = super()._process_jobs()
+        return LONGEST_SLEEP_SECONDS if wait_seconds is None else min(wait_seconds, LONGEST_SLEEP_SECONDS)
+
+
+class Timetable:
+    """The timers of a leader.
+
+    `due(job, moment)` is called when a job comes due, with the moment in the database's time.
+    `leading()` is asked each time the loop wakes.  `drifted()` is called once when the difference of
+    the clocks has changed and the timers should be armed anew.
+    """
+
+    def __init__(
+        self,
+        *,
+        due: Callable[[str, datetime], None],
+        leading: Callable[[], bool],
+        drifted: Callable[[], None],
+        database_time: DatabaseTime,
+        events: Events,
+    ) -> None:
+        self._leading = leading
+        self._drifted = drifted
+        self._time = database_time
+        self._events = events
+        self._hand = _Hand(due)
+        self._loop = _Loop(self._look)
+        self._loop.add_executor(self._hand)
+        self._armed: timedelta | None = None
+        self._arming = threading.Lock()
+        self.stepped_at = 0.0
+
+    def run(self) -> None:
+        """Run the loop in the calling thread until `stop`; whatever goes wrong in it comes out here."""
+        self._loop.start()
+
+    def stop(self) -> None:
+        """Let `run` return."""
+        if self._loop.running:
+            self._loop.shutdown(wait=False)
+
+    def arm(self, specs: Iterable[JobSpec], term: int) -> None:
+        """Set a timer for each enabled job, from now on."""
+        with self._arming:
+            offset = self._time.ahead_of_wall()
+            self._loop.pause()
+            self._loop.remove_all_jobs()
+            self._hand.offset = offset
+            count = 0
+            for spec in specs:
+                if not spec.enabled:
+                    continue
+                count += 1
+                self._loop.add_job(
+                    _nothing,
+                    Trigger(spec, offset),
+                    id=spec.id,
+                    misfire_grace_time=None,
+                    coalesce=True,
+                    max_instances=MANY,
+                )
+            self._armed = offset
+            self._loop.resume()
+        self._events.emit("timetable_armed", term=term, job_count=count, offset_seconds=offset.total_seconds())
+
+    def disarm(self, term: int) -> None:
+        """Take all timers off.  No barrier: what has gone off already is refused by the fence."""
+        with self._arming:
+            self._armed = None
+            self._loop.pause()
+            self._loop.remove_all_jobs()
+        self._events.emit("timetable_disarmed", term=term)
+
+    def _look(self) -> bool:
+        armed = self._armed
+        if armed is None or not self._leading():
+            return False
+        if abs((self._time.ahead_of_wall() - armed).total_seconds()) > DRIFT_SECONDS:
+            self._armed = None
+            self._drifted()
+            return False
+        return True
+
+
+def _nothing() -> None:
+    """Stand for a job: APScheduler never calls it."""

@@ -1,0 +1,571 @@
+"""The leader's hand on a real ledger: what it settles and starts, and what cuts between its statements do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, insert, select, update
+
+from scheduler_service import schedule as schedules
+from scheduler_service.clock import BootClock
+from scheduler_service.database import Database, StoreUnavailable
+from scheduler_service.dispatcher import Dispatcher
+from scheduler_service.events import Event, Events
+from scheduler_service.housekeeping import Housekeeping
+from scheduler_service.ledger import Finished, Replica, open_ledger
+from scheduler_service.model import Attempt, CatchUp, JobSpec, Lease, Outcome, Overlap, State
+from scheduler_service.tables import database_time, job_state, leader_lease, leader_term, replica, run, run_attempt
+
+LOCK, ME, OTHER = 7, "me-1", "other-2"
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+
+
+class Leadership:
+    """Trusts what the test says."""
+
+    def __init__(self) -> None:
+        self.lease: Lease | None = None
+        self.fenced: list[int] = []
+
+    def current(self) -> Lease | None:
+        return self.lease
+
+    def deposed(self, term: int) -> None:
+        self.fenced.append(term)
+        self.lease = None
+
+
+class Pool:
+    """Takes attempts and ends them when the test says so."""
+
+    def __init__(self, size: int = 20) -> None:
+        self.size = size
+        self.taken: dict[int, Attempt] = {}
+        self.stopped: list[tuple[int, str]] = []
+
+    @property
+    def free_count(self) -> int:
+        return self.size - len(self.taken)
+
+    def submit(self, attempt: Attempt, spec: JobSpec) -> None:
+        assert attempt.id not in self.taken, "an attempt is never begun twice"
+        assert self.free_count > 0
+        self.taken[attempt.id] = attempt
+
+    def registry(self) -> dict[int, Attempt]:
+        return dict(self.taken)
+
+    def stop_run(self, attempt_id: int, reason: str) -> None:
+        self.stopped.append((attempt_id, reason))
+
+
+class ManualClock(BootClock):
+    """The boot clock, and what the test adds to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.added
+
+
+class Cut:
+    """A ledger whose next call of one verb is lost on the way: there, or back."""
+
+    def __init__(self, ledger: Any) -> None:
+        self.ledger = ledger
+        self.cuts: dict[str, str] = {}
+        self.before: dict[str, Callable[[], None]] = {}
+
+    def __getattr__(self, verb: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            if action := self.before.pop(verb, None):
+                action()
+            cut = self.cuts.pop(verb, None)
+            if cut == "request":
+                raise StoreUnavailable("the request was lost")
+            answer = getattr(self.ledger, verb)(*arguments)
+            if cut == "reply":
+                raise StoreUnavailable("the reply was lost")
+            return answer
+
+        return call
+
+
+class World:
+    """One replica's dispatcher and housekeeping on a real ledger."""
+
+    def __init__(self, database: Database, me: str = ME) -> None:
+        self.database, self.me = database, me
+        self.cut = Cut(open_ledger(database, LOCK))
+        self.leadership, self.pool, self.clock, self.events = Leadership(), Pool(), ManualClock(), Events()
+        self.told: list[Event] = []
+        self.events.subscribe(self.told.append)
+        self.configure()
+
+    def configure(self, *specs: JobSpec) -> None:
+        self.dispatcher = Dispatcher(
+            ledger=self.cut,  # type: ignore[arg-type]
+            leadership=self.leadership,
+            workers=self.pool,
+            events=self.events,
+            clock=self.clock,
+            specs=specs,
+            sign_in_seconds=3.0,
+        )
+        self.housekeeping = Housekeeping(
+            ledger=self.cut,  # type: ignore[arg-type]
+            replica=Replica(self.me, "host", 1, "1", "hash"),
+            current=self.leadership.current,
+            workers=self.pool,
+            open_claims=self.dispatcher.open_claims,
+            wake_dispatcher=self.dispatcher.wake,
+            events=self.events,
+            clock=self.clock,
+            sign_in_seconds=3.0,
+            lost_after_seconds=15.0,
+            keep_for=timedelta(days=30),
+            keep_runs=1000,
+        )
+
+    def execute(self, statement: Any) -> Any:
+        with self.database.connect() as connection:
+            result = connection.execute(statement)
+            return result.fetchall() if result.returns_rows else None
+
+    def now(self) -> datetime:
+        return self.execute(select(database_time()))[0][0]
+
+    def elect(self, term: int = 1) -> Lease:
+        now = self.now()
+        self.execute(delete(leader_lease))
+        self.execute(
+            insert(leader_lease).values(
+                id=LOCK, leader_id=self.me, term=term, created_at=now, expires_at=now + HOUR, lease_seconds=3600
+            )
+        )
+        self.execute(insert(leader_term).values(lock_id=LOCK, term=term, leader_id=self.me, acquired_at=now))
+        lease = Lease(LOCK, self.me, term, now, float("inf"))
+        self.leadership.lease = lease
+        self.dispatcher.lead(lease)
+        return lease
+
+    def adopt(self, *specs: JobSpec, back: timedelta) -> None:
+        """Let jobs be known, and settled last `back` ago."""
+        self.configure(*specs)
+        self.elect(1)
+        self.dispatcher.step()
+        since = self.now() - back
+        self.execute(update(job_state).values(settled_until=since, accountable_from=since))
+        self.configure(*specs)
+        self.elect(2)
+
+    def step_all(self) -> None:
+        """Step until nothing is left to be done now."""
+        for _ in range(50):
+            seconds = self.dispatcher.step()
+            if seconds > 0.1 and not self.dispatcher._ready():
+                return
+            self.clock.added += seconds
+        raise AssertionError("the dispatcher does not come to rest")
+
+    def names(self) -> list[str]:
+        return [event.name for event in self.told]
+
+    def runs(self) -> list[tuple[str, str | None]]:
+        rows = self.execute(select(run.c.state, run.c.reason).order_by(run.c.scheduled_at))
+        return [(row.state, row.reason) for row in rows]
+
+    def finish(self, state: State = State.SUCCEEDED) -> None:
+        done = [Finished(attempt, Outcome(state, 0.1)) for attempt in self.pool.taken.values()]
+        self.cut.ledger.finish(done)
+        self.pool.taken.clear()
+        self.dispatcher.wake()
+
+
+def job(job_id: str = "a", every: timedelta = HOUR, **changes: Any) -> JobSpec:
+    known = {"id": job_id, "run": "jobs:main", "schedule": schedules.every(every), **changes}
+    return JobSpec(**known)
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+def test_a_late_tick_is_settled_and_started(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    assert world.runs() == [("running", None)]
+    ((attempt),) = world.pool.taken.values()
+    assert (attempt.job_id, attempt.term, attempt.instance_id, attempt.attempt) == ("a", 2, ME, 1)
+
+
+def test_a_week_without_a_leader_replays_nothing(world: World) -> None:
+    jobs = [job(f"j{number}", every=MINUTE) for number in range(20)]
+    world.adopt(*jobs, back=timedelta(days=7))
+    world.step_all()
+    assert len(world.pool.taken) == 20
+    assert {attempt.job_id for attempt in world.pool.taken.values()} == {spec.id for spec in jobs}
+    states = world.execute(select(run.c.kind, run.c.state, run.c.reason))
+    assert {tuple(row) for row in states} == {
+        ("scheduled", "running", None),
+        ("range", "missed", "coalesced"),
+    }
+
+
+def test_every_tick_stands_in_exactly_one_row(world: World) -> None:
+    spec = job(every=timedelta(seconds=10), catch_up=CatchUp.ALL, catch_up_window=timedelta(seconds=200))
+    world.adopt(spec, back=timedelta(minutes=10))
+    (before,) = world.execute(select(job_state.c.settled_until))
+    world.step_all()
+    (after,) = world.execute(select(job_state.c.settled_until))
+    covered: list[datetime] = []
+    for row in world.execute(select(run.c.scheduled_at, run.c.until)):
+        covered += spec.schedule.between(row.scheduled_at - timedelta(microseconds=1), row.until or row.scheduled_at)
+    assert sorted(covered) == spec.schedule.between(before.settled_until, after.settled_until)
+
+
+def test_no_more_is_started_than_workers_are_free(world: World) -> None:
+    world.pool.size = 2
+    world.adopt(*(job(f"j{number}") for number in range(5)), back=HOUR)
+    world.step_all()
+    assert len(world.pool.taken) == 2
+    world.finish()
+    world.step_all()
+    assert len(world.pool.taken) == 2
+    assert sorted(world.runs())[-2:] == [("waiting", "queued")] or ("succeeded", None) in world.runs()
+
+
+def test_ticks_caught_up_run_one_after_another_oldest_first(world: World) -> None:
+    world.adopt(job(every=timedelta(seconds=10), catch_up=CatchUp.ALL, catch_up_limit=3), back=timedelta(seconds=59))
+    begun = []
+    for _ in range(20):
+        world.step_all()
+        if not world.pool.taken:
+            break
+        ((attempt),) = world.pool.taken.values()
+        begun.append(attempt.scheduled_at)
+        world.finish()
+    assert len(begun) >= 5
+    assert begun == sorted(begun)
+
+
+def test_a_tick_that_comes_due_while_the_job_runs_is_skipped(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    world.execute(update(job_state).values(settled_until=job_state.c.settled_until))
+    (row,) = world.execute(select(run.c.scheduled_at))
+    world.execute(update(run).values(scheduled_at=row.scheduled_at - HOUR))
+    world.execute(update(job_state).values(settled_until=row.scheduled_at - timedelta(seconds=1)))
+    world.dispatcher.due("a", row.scheduled_at)
+    world.step_all()
+    assert world.runs() == [("running", None), ("skipped", "overlap")]
+
+
+@pytest.mark.parametrize("cut", ["request", "reply"])
+def test_a_start_whose_answer_is_lost_begins_exactly_once(world: World, cut: str) -> None:
+    world.adopt(job(), back=HOUR)
+    world.cut.cuts["start"] = cut
+    for _ in range(6):
+        world.dispatcher.step()
+    assert len(world.pool.taken) == 1
+    (attempts,) = [world.execute(select(run_attempt))]
+    assert [row.id for row in attempts] == list(world.pool.taken)
+
+
+def test_a_start_whose_reply_is_lost_is_run_though_the_term_is_over(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    world.cut.cuts["start"] = "reply"
+    world.dispatcher.step()
+    world.leadership.lease = None
+    world.dispatcher.retire(2)
+    world.dispatcher.step()
+    assert len(world.pool.taken) == 1
+    assert world.dispatcher.open_claims() == frozenset()
+
+
+@pytest.mark.parametrize("cut", ["request", "reply"])
+def test_a_settle_whose_answer_is_lost_decides_once(world: World, cut: str) -> None:
+    world.adopt(job(), back=HOUR)
+    world.cut.cuts["settle"] = cut
+    world.dispatcher.step()
+    world.step_all()
+    assert world.runs() == [("running", None)]
+    assert len(world.pool.taken) == 1
+
+
+def test_a_leader_frozen_between_computing_and_writing_writes_nothing(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    successor = World(database, OTHER)
+    successor.configure(job())
+
+    def overtaken() -> None:
+        successor.elect(3)
+        successor.step_all()
+
+    world.cut.before["settle"] = overtaken
+    world.dispatcher.step()
+    assert world.leadership.fenced == [2]
+    assert world.pool.taken == {}
+    assert len(successor.pool.taken) == 1
+    assert world.runs() == [("running", None)]
+
+
+def test_a_leader_frozen_before_its_start_starts_nothing(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    successor = World(database, OTHER)
+    successor.configure(job())
+
+    def overtaken() -> None:
+        successor.elect(3)
+        successor.step_all()
+
+    world.cut.before["start"] = overtaken
+    world.dispatcher.step()
+    assert world.leadership.fenced == [2]
+    assert world.pool.taken == {}
+    assert len(successor.pool.taken) == 1
+    assert world.dispatcher.open_claims() == frozenset()
+
+
+def test_a_pause_committed_between_computing_and_settling_holds(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+
+    def pause() -> None:
+        world.execute(update(job_state).values(paused_at=world.now() - 2 * HOUR))
+
+    world.cut.before["settle"] = pause
+    world.step_all()
+    for _ in range(3):
+        world.clock.added += 1
+        world.step_all()
+    assert world.runs() == [("skipped", "paused")]
+    assert world.pool.taken == {}
+
+
+def test_after_a_pause_its_ticks_are_skipped_and_the_next_runs(world: World) -> None:
+    world.adopt(job(every=timedelta(seconds=10), catch_up=CatchUp.NONE), back=timedelta(minutes=10))
+    now = world.now()
+    world.execute(
+        update(job_state).values(
+            paused_at=now - timedelta(minutes=8), paused_until=now - timedelta(seconds=50), paused_by="eve"
+        )
+    )
+    world.step_all()
+    rows = [
+        tuple(row) for row in world.execute(select(run.c.kind, run.c.state, run.c.reason).order_by(run.c.scheduled_at))
+    ]
+    assert rows.count(("range", "skipped", "paused")) == 1
+    assert rows[-1] == ("scheduled", "running", None)
+    (state,) = world.execute(select(job_state))
+    assert (state.paused_at, state.paused_by) == (None, None)
+
+
+def test_a_changed_schedule_owes_nothing_for_its_past(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    minutely = job(every=MINUTE)
+    world.configure(minutely)
+    world.elect(3)
+    world.step_all()
+    assert world.runs() == [("running", None)], "one tick of the stored hourly schedule, none of the new one"
+    (state,) = world.execute(select(job_state))
+    assert schedules.parse(state.schedule, state.timezone) == minutely.schedule
+    assert "jobs_adopted" in world.names()
+
+
+def test_a_disabled_job_is_settled_and_then_left_alone(world: World) -> None:
+    world.adopt(job(catch_up=CatchUp.NONE, misfire_grace=timedelta(0)), back=HOUR)
+    world.configure(job(enabled=False, catch_up=CatchUp.NONE, misfire_grace=timedelta(0)))
+    world.elect(3)
+    world.step_all()
+    (state,) = world.execute(select(job_state))
+    assert not state.enabled
+    world.elect(4)
+    world.step_all()
+    assert world.execute(select(job_state)) == [state]
+
+
+def test_a_stale_waiting_run_does_not_start_under_the_next_leader(world: World) -> None:
+    spec = job(catch_up_window=timedelta(seconds=1), misfire_grace=timedelta(seconds=1))
+    world.adopt(spec, back=timedelta(seconds=1))
+    old = world.now() - 3 * HOUR
+    world.execute(
+        insert(run).values(
+            lock_id=LOCK, job_id="a", scheduled_at=old, due_at=old, kind="scheduled", state="waiting",
+            reason="queued", decided_at=old, decided_by="former",
+        )
+    )  # fmt: skip
+    world.step_all()
+    assert world.runs()[0] == ("missed", "window")
+    assert world.pool.taken == {}
+
+
+def test_a_run_of_a_replica_that_vanished_holds_its_job_until_it_is_lost(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()  # world runs the job, and never signs in
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    since = world.now() - HOUR
+    world.execute(update(run).values(scheduled_at=since - HOUR))
+    world.execute(update(job_state).values(settled_until=since))
+    successor.step_all()
+    assert successor.runs() == [("running", None)], "whether the tick overlaps cannot be said yet"
+    successor.housekeeping.step()
+    successor.clock.added += 14.9
+    successor.housekeeping.step()
+    successor.step_all()
+    assert successor.runs() == [("running", None)]
+    successor.clock.added += 0.2
+    successor.housekeeping.step()
+    successor.clock.added += 0.5
+    successor.step_all()
+    assert successor.runs() == [("lost", None), ("running", None)]
+    (lost,) = [event for event in successor.told if event.name == "attempt_lost"]
+    assert lost.fields["holder"] == ME
+
+
+def test_a_run_whose_replica_lives_on_as_a_standby_is_not_lost(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    world.housekeeping.step()
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    for _ in range(20):
+        successor.housekeeping.step()
+        successor.clock.added += 3
+        world.housekeeping.step()
+    assert world.runs() == [("running", None)]
+    world.finish()
+    assert world.runs() == [("succeeded", None)]
+
+
+def test_an_outage_longer_than_lost_after_marks_nothing_lost(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    successor.housekeeping.step()
+    successor.cut.cuts["sign_in"] = "request"
+    successor.clock.added += 100
+    successor.housekeeping.step()
+    assert "store_unavailable" in successor.names()
+    successor.housekeeping.step()
+    successor.clock.added += 14
+    successor.housekeeping.step()
+    assert world.runs() == [("running", None)]
+    successor.clock.added += 2
+    successor.housekeeping.step()
+    assert world.runs() == [("lost", None)]
+
+
+def test_a_late_result_of_an_attempt_marked_lost_tells_what_happened(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    successor.housekeeping.step()
+    successor.clock.added += 16
+    successor.housekeeping.step()
+    assert world.runs() == [("lost", None)]
+    world.finish()
+    assert world.runs() == [("succeeded", None)]
+
+
+def test_a_run_marked_lost_is_asked_to_stop_where_it_goes_on(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    world.cut.ledger.mark_lost(world.leadership.lease, ME, None)
+    world.housekeeping.step()
+    assert world.pool.stopped == [(next(iter(world.pool.taken)), "lost")]
+
+
+def test_an_attempt_that_nobody_here_runs_waits_again(world: World) -> None:
+    """A start that was given up here and committed late."""
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    world.pool.taken.clear()
+    world.housekeeping.step()
+    assert world.runs() == [("waiting", "queued")]
+    assert world.execute(select(run_attempt)) == []
+    world.step_all()
+    assert world.runs() == [("running", None)]
+
+
+def test_a_claim_on_its_way_is_left_alone(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    world.cut.cuts["start"] = "reply"
+    world.dispatcher.step()
+    world.housekeeping.step()
+    assert world.runs() == [("running", None)]
+    world.dispatcher.step()
+    assert len(world.pool.taken) == 1
+
+
+def test_a_timer_that_goes_off_early_loses_no_tick(world: World) -> None:
+    world.adopt(job(), back=timedelta(seconds=1))
+    world.step_all()
+    moment = world.now() + timedelta(milliseconds=300)
+    world.dispatcher.due("a", moment)
+    for _ in range(1_000_000):
+        seconds = world.dispatcher.step()
+        (state,) = world.execute(select(job_state))
+        if state.settled_until >= moment:
+            break
+        assert seconds <= 0.5
+    else:
+        pytest.fail("the job never got to the moment it was woken for")
+    assert not world.dispatcher._due
+
+
+def test_settling_goes_on_after_rows_were_deleted_by_hand(world: World) -> None:
+    world.adopt(job(), back=timedelta(seconds=1))
+    world.step_all()
+    world.execute(delete(job_state))
+    world.dispatcher.due("a", world.now())
+    for _ in range(5):
+        world.clock.added += 1
+        world.dispatcher.step()
+    assert len(world.execute(select(job_state))) == 1
+
+
+def test_nothing_is_sent_while_the_lease_is_suspect(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    world.leadership.lease = None
+    world.cut.before["survey"] = lambda: pytest.fail("a statement without a trusted lease")
+    assert world.dispatcher.step() < 1
+    assert world.runs() == []
+
+
+def test_jobs_that_overlap_run_side_by_side(world: World) -> None:
+    spec = job(every=timedelta(seconds=10), catch_up=CatchUp.ALL, overlap=Overlap.ALLOW)
+    world.adopt(spec, back=timedelta(seconds=59))
+    world.step_all()
+    assert len(world.pool.taken) >= 5
+
+
+def test_drift_is_told_once(world: World) -> None:
+    world.configure()
+    world.cut.ledger.sign_in(Replica(OTHER, "host", 2, "1", "another"))
+    world.housekeeping.step()
+    world.housekeeping.step()
+    assert world.names().count("config_drift") == 1
+
+
+def rows_of(world: World, table: Any) -> Sequence[Any]:
+    return world.execute(select(table))
+
+
+def test_signing_in_writes_one_row(world: World) -> None:
+    world.configure()
+    world.housekeeping.step()
+    world.housekeeping.step()
+    assert [row.instance_id for row in rows_of(world, replica)] == [ME]

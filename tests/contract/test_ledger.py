@@ -1,0 +1,498 @@
+"""What both ledgers promise, on SQLite and on PostgreSQL alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, func, insert, select, update
+
+from scheduler_service import schedule as schedules
+from scheduler_service.database import Database
+from scheduler_service.ledger import Finished, JobState, Ledger, Replica, Settlement, open_ledger
+from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Outcome, Reason, Run, State
+from scheduler_service.tables import database_time, job_state, leader_lease, replica, run, run_attempt, run_output
+
+LOCK = 7
+ME, OTHER = "me-1", "other-2"
+MINUTE = timedelta(minutes=1)
+
+
+def specs(*job_ids: str, **changes: Any) -> list[JobSpec]:
+    every = schedules.every(MINUTE)
+    return [JobSpec(**{"id": job_id, "run": "jobs:main", "schedule": every, **changes}) for job_id in job_ids]
+
+
+class World:
+    """One ledger, with a leader."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.ledger: Ledger = open_ledger(database, LOCK)
+        self.lease = self.elect(ME, 1)
+
+    def execute(self, statement: Any) -> Any:
+        with self.database.connect() as connection:
+            result = connection.execute(statement)
+            return result.fetchall() if result.returns_rows else None
+
+    def now(self) -> datetime:
+        return self.execute(select(database_time()))[0][0]
+
+    def elect(self, leader_id: str, term: int) -> Lease:
+        now = self.now()
+        self.execute(delete(leader_lease))
+        self.execute(
+            insert(leader_lease).values(
+                id=LOCK,
+                leader_id=leader_id,
+                term=term,
+                created_at=now,
+                expires_at=now + timedelta(hours=1),
+                lease_seconds=3600,
+            )
+        )
+        return Lease(LOCK, leader_id, term, now, float("inf"))
+
+    def adopt(self, *job_ids: str, back: timedelta = timedelta(hours=1), **changes: Any) -> dict[str, JobState]:
+        """Adopt jobs that were last settled `back` ago."""
+        adopted = self.ledger.adopt(self.lease, specs(*job_ids, **changes))
+        assert adopted is not None
+        since = adopted.now - back
+        self.execute(
+            update(job_state)
+            .where(job_state.c.job_id.in_(adopted.added))
+            .values(settled_until=since, accountable_from=since)
+        )
+        return {state.job_id: state for state in self.ledger.job_states(job_ids)}
+
+    def settlement(self, state: JobState, *states: State, until: datetime | None = None, **changes: Any) -> Settlement:
+        decisions = tuple(
+            Decision(
+                state.settled_until + (number + 1) * timedelta(seconds=1),
+                state.settled_until + (number + 1) * timedelta(seconds=1),
+                Kind.SCHEDULED,
+                decided,
+                Reason.QUEUED if decided is State.WAITING else Reason.COALESCED,
+            )
+            for number, decided in enumerate(states)
+        )
+        default = state.settled_until + 30 * MINUTE
+        known = {"exclusive": True, "decisions": decisions, **changes}
+        return Settlement(state, until or default, state.schedule, state.timezone, state.enabled, **known)
+
+    def waiting_runs(self, job_id: str = "a", count: int = 1, **changes: Any) -> tuple[Run, ...]:
+        """Decide `count` ticks of a job to run, and read them back."""
+        state = self.adopt(job_id)[job_id]
+        settled = self.ledger.settle(self.lease, [self.settlement(state, *[State.WAITING] * count, **changes)])
+        assert settled == {job_id}
+        return self.ledger.waiting(100)
+
+    def started(self, job_id: str = "a") -> Attempt:
+        (waiting,) = self.waiting_runs(job_id)
+        begun = self.ledger.start(self.lease, "claim", [(waiting, True)], 1.0)
+        assert begun is not None
+        return begun[0]
+
+    def row(self, table: Any, **where: Any) -> Any:
+        (found,) = self.execute(select(table).where(*(table.c[name] == value for name, value in where.items())))
+        return found
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+def outcome(state: State = State.SUCCEEDED, **changes: Any) -> Outcome:
+    return Outcome(**{"state": state, "seconds": 1.5, **changes})
+
+
+def test_new_jobs_are_accountable_from_now(world: World) -> None:
+    before = world.now()
+    adopted = world.ledger.adopt(world.lease, specs("a", "b"))
+    assert adopted is not None
+    assert sorted(adopted.added) == ["a", "b"]
+    assert all(state.settled_until == state.accountable_from >= before for state in adopted.states)
+
+
+def test_a_leader_change_moves_nothing(world: World) -> None:
+    state = world.adopt("a")["a"]
+    world.lease = world.elect(OTHER, 2)
+    adopted = world.ledger.adopt(world.lease, specs("a"))
+    assert adopted is not None
+    assert adopted.states == (state,)
+    assert adopted.added == adopted.returned == ()
+
+
+def test_a_job_enabled_again_owes_nothing_for_its_absence(world: World) -> None:
+    world.adopt("a", enabled=False)
+    adopted = world.ledger.adopt(world.lease, specs("a"))
+    assert adopted is not None
+    assert adopted.returned == ("a",)
+    assert adopted.now - adopted.states[0].settled_until < MINUTE
+
+
+def test_a_job_absent_for_long_owes_nothing_while_others_went_on(world: World) -> None:
+    world.adopt("a", "b")
+    world.execute(
+        update(job_state).where(job_state.c.job_id == "a").values(present_at=world.now() - timedelta(minutes=11))
+    )
+    adopted = world.ledger.adopt(world.lease, specs("a", "b"))
+    assert adopted is not None
+    assert adopted.returned == ("a",)
+
+
+def test_all_replicas_down_for_a_week_is_no_absence(world: World) -> None:
+    world.adopt("a", "b", back=timedelta(days=7))
+    world.execute(update(job_state).values(present_at=world.now() - timedelta(days=7)))
+    adopted = world.ledger.adopt(world.lease, specs("a", "b"))
+    assert adopted is not None
+    assert adopted.returned == ()
+
+
+def test_waiting_runs_of_a_job_that_is_gone_are_cancelled(world: World) -> None:
+    (waiting,) = world.waiting_runs("a")
+    adopted = world.ledger.adopt(world.lease, specs("b"))
+    assert adopted is not None
+    assert adopted.cancelled_count == 1
+    assert world.row(run, id=waiting.id).state == "cancelled"
+
+
+def test_settling_writes_the_decisions_and_moves_settled_until(world: World) -> None:
+    state = world.adopt("a")["a"]
+    settlement = world.settlement(state, State.MISSED, State.WAITING)
+    assert world.ledger.settle(world.lease, [settlement]) == {"a"}
+    assert world.ledger.job_states(["a"]) == (settlement.applied(),)
+    rows = world.execute(select(run.c.state, run.c.reason, run.c.decided_by).order_by(run.c.scheduled_at))
+    assert [tuple(row) for row in rows] == [("missed", "coalesced", ME), ("waiting", "queued", ME)]
+
+
+def test_a_span_is_decided_once(world: World) -> None:
+    state = world.adopt("a")["a"]
+    settlement = world.settlement(state, State.WAITING)
+    assert world.ledger.settle(world.lease, [settlement]) == {"a"}
+    assert world.ledger.settle(world.lease, [settlement]) == frozenset()
+    assert world.execute(select(func.count()).select_from(run))[0][0] == 1
+
+
+def test_settling_never_goes_past_the_databases_time(world: World) -> None:
+    state = world.adopt("a")["a"]
+    early = world.settlement(state, until=world.now() + MINUTE)
+    assert world.ledger.settle(world.lease, [early]) == frozenset()
+
+
+def test_a_pause_committed_between_computing_and_settling_is_seen(world: World) -> None:
+    state = world.adopt("a")["a"]
+    settlement = world.settlement(state, State.WAITING)
+    world.execute(update(job_state).values(paused_at=world.now()))
+    assert world.ledger.settle(world.lease, [settlement]) == frozenset()
+    assert world.execute(select(func.count()).select_from(run))[0][0] == 0
+
+
+def test_a_resume_committed_between_computing_and_settling_is_seen(world: World) -> None:
+    world.adopt("a")
+    world.execute(update(job_state).values(paused_at=world.now() - MINUTE))
+    (state,) = world.ledger.job_states(["a"])
+    world.execute(update(job_state).values(paused_until=world.now()))
+    assert world.ledger.settle(world.lease, [world.settlement(state)]) == frozenset()
+
+
+def test_settling_clears_a_pause_that_is_over(world: World) -> None:
+    world.adopt("a")
+    world.execute(update(job_state).values(paused_at=world.now() - MINUTE, paused_until=world.now(), paused_by="eve"))
+    (state,) = world.ledger.job_states(["a"])
+    settlement = world.settlement(state, resumed=True)
+    assert world.ledger.settle(world.lease, [settlement]) == {"a"}
+    assert world.row(job_state, job_id="a").paused_by is None
+    assert world.ledger.job_states(["a"]) == (settlement.applied(),)
+
+
+def test_one_changed_job_does_not_hold_up_the_batch(world: World) -> None:
+    states = world.adopt("a", "b", "c")
+    batch = [world.settlement(state, State.WAITING) for state in states.values()]
+    world.execute(update(job_state).where(job_state.c.job_id == "b").values(paused_at=world.now()))
+    assert world.ledger.settle(world.lease, batch) == {"a", "c"}
+
+
+def test_an_edit_is_stored_with_the_ticks_of_the_former_schedule(world: World) -> None:
+    state = world.adopt("a")["a"]
+    new = schedules.cron("0 3 * * *", "Europe/Berlin")
+    settlement = replace(world.settlement(state, State.MISSED), schedule=new.canonical, timezone=new.timezone)
+    assert world.ledger.settle(world.lease, [settlement]) == {"a"}
+    (stored,) = world.ledger.job_states(["a"])
+    assert schedules.parse(stored.schedule, stored.timezone) == new
+
+
+def test_a_stale_waiting_run_is_withdrawn_with_its_reason(world: World) -> None:
+    (waiting,) = world.waiting_runs("a")
+    (state,) = world.ledger.job_states(["a"])
+    settlement = world.settlement(state, until=state.settled_until, withdrawn=((waiting.id, Reason.WINDOW),))
+    assert world.ledger.settle(world.lease, [settlement]) == {"a"}
+    row = world.row(run, id=waiting.id)
+    assert (row.state, row.reason) == ("missed", "window")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda world, lease: world.ledger.adopt(lease, specs("a")),
+        lambda world, lease: world.ledger.settle(lease, []),
+        lambda world, lease: world.ledger.start(lease, "claim", [], 0.0),
+        lambda world, lease: world.ledger.mark_lost(lease, OTHER, None),
+        lambda world, lease: world.ledger.prune(lease, MINUTE, 1, 10),
+    ],
+    ids=["adopt", "settle", "start", "mark_lost", "prune"],
+)
+@pytest.mark.parametrize("how", ["term", "leader", "expired", "row"])
+def test_what_a_leader_writes_is_fenced_when_its_term_is_over(
+    world: World, write: Callable[[World, Lease], object], how: str
+) -> None:
+    assert write(world, world.lease) is not None
+    changes = {
+        "term": update(leader_lease).values(term=2),
+        "leader": update(leader_lease).values(leader_id=OTHER),
+        "expired": update(leader_lease).values(
+            created_at=world.now() - 2 * MINUTE, expires_at=world.now() - timedelta(seconds=1)
+        ),
+        "row": delete(leader_lease),
+    }
+    world.execute(changes[how])
+    assert write(world, world.lease) is None
+
+
+def test_a_deposed_leader_settles_and_starts_nothing(world: World) -> None:
+    (waiting,) = world.waiting_runs("a")
+    stale, world.lease = world.lease, world.elect(OTHER, 2)
+    (state,) = world.ledger.job_states(["a"])
+    assert world.ledger.settle(stale, [world.settlement(state, State.WAITING)]) is None
+    assert world.ledger.start(stale, "claim", [(waiting, True)], 0.0) is None
+    assert world.ledger.job_states(["a"]) == (state,)
+    assert world.row(run, id=waiting.id).state == "waiting"
+
+
+def test_the_oldest_due_starts_first(world: World) -> None:
+    world.waiting_runs("a", 3, exclusive=False)
+    assert [one.scheduled_at for one in world.ledger.waiting(2)] == sorted(
+        row.scheduled_at for row in world.execute(select(run))
+    )[:2]
+
+
+def test_an_exclusive_job_offers_one_run_at_a_time(world: World) -> None:
+    runs = world.waiting_runs("a", 3)
+    assert len(runs) == 1
+    begun = world.ledger.start(world.lease, "claim", [(runs[0], True)], 0.0)
+    assert begun is not None
+    assert len(begun) == 1
+    assert world.ledger.waiting(10) == ()
+
+
+def test_two_runs_of_an_exclusive_job_never_start_together(world: World) -> None:
+    runs = world.waiting_runs("a", 2, exclusive=False)
+    assert len(runs) == 2
+    begun = world.ledger.start(world.lease, "claim", [(one, True) for one in runs], 0.0)
+    assert begun is not None
+    assert [one.run_id for one in begun] == [runs[0].id]
+
+
+def test_a_run_that_is_started_twice_starts_once(world: World) -> None:
+    (waiting,) = world.waiting_runs("a")
+    first = world.ledger.start(world.lease, "one", [(waiting, True)], 0.0)
+    assert first is not None
+    assert len(first) == 1
+    assert world.ledger.start(world.lease, "two", [(waiting, True)], 0.0) == []
+
+
+def test_what_a_start_did_whose_reply_was_lost_is_found_by_its_claim(world: World) -> None:
+    (waiting,) = world.waiting_runs("a")
+    begun = world.ledger.start(world.lease, "claim", [(waiting, True)], 3.0)
+    assert world.ledger.claimed("claim", [waiting], 3.0) == begun
+    assert world.ledger.claimed("never sent", [waiting], 3.0) == []
+
+
+def test_waiting_runs_of_a_paused_job_wait(world: World) -> None:
+    world.waiting_runs("a")
+    world.execute(update(job_state).values(paused_at=world.now()))
+    assert world.ledger.waiting(10) == ()
+    world.execute(update(job_state).values(paused_until=world.now()))
+    assert len(world.ledger.waiting(10)) == 1
+
+
+def test_a_run_that_is_not_due_yet_waits(world: World) -> None:
+    (waiting,) = world.waiting_runs("a")
+    world.execute(update(run).values(due_at=world.now() + timedelta(hours=1)))
+    assert world.ledger.waiting(10) == ()
+    assert world.ledger.start(world.lease, "claim", [(waiting, True)], 0.0) == []
+
+
+def test_a_fence_number_is_never_given_again(world: World) -> None:
+    attempt = world.started()
+    assert world.ledger.unstart(ME, [attempt.id]) == 1
+    (waiting,) = world.ledger.waiting(10)
+    begun = world.ledger.start(world.lease, "again", [(waiting, True)], 0.0)
+    assert begun is not None
+    assert begun[0].id > attempt.id
+    assert begun[0].attempt == attempt.attempt == 1
+
+
+def test_an_attempt_of_another_is_not_unstarted(world: World) -> None:
+    attempt = world.started()
+    assert world.ledger.unstart(OTHER, [attempt.id]) == 0
+    assert world.ledger.still_open(attempt.id)
+
+
+def test_finish_closes_the_attempt_and_the_run(world: World) -> None:
+    attempt = world.started()
+    told = outcome(State.FAILED, error="boom", exit_code=3, result="None", output="said\x00so", truncated=True)
+    world.ledger.finish([Finished(attempt, told)])
+    closed = world.row(run_attempt, id=attempt.id)
+    assert (closed.state, closed.error, closed.exit_code) == ("failed", "boom", 3)
+    assert closed.finished_at - closed.started_at == timedelta(seconds=1.5)
+    row = world.row(run, id=attempt.run_id)
+    assert (row.state, row.slot_held) == ("failed", False)
+    kept = world.row(run_output, attempt_id=attempt.id)
+    assert kept.text.startswith("said")
+    assert kept.truncated
+    assert not world.ledger.still_open(attempt.id)
+
+
+def test_finish_sent_again_changes_nothing(world: World) -> None:
+    attempt = world.started()
+    world.ledger.finish([Finished(attempt, outcome(output="x"))])
+    world.ledger.finish([Finished(attempt, outcome(State.FAILED, output="y"))])
+    assert world.row(run, id=attempt.run_id).state == "succeeded"
+
+
+def test_a_deposed_replica_finishes_its_runs(world: World) -> None:
+    attempt = world.started()
+    world.elect(OTHER, 2)
+    world.ledger.finish([Finished(attempt, outcome())])
+    assert world.row(run, id=attempt.run_id).state == "succeeded"
+
+
+def test_a_thread_that_goes_on_keeps_its_slot(world: World) -> None:
+    attempt = world.started()
+    world.ledger.finish([Finished(attempt, outcome(State.TIMED_OUT, returned=False))])
+    row = world.row(run, id=attempt.run_id)
+    assert (row.state, row.slot_held) == ("timed_out", True)
+
+
+def test_the_open_attempts_of_a_vanished_replica_are_closed_as_lost(world: World) -> None:
+    attempt = world.started()
+    lost = world.ledger.mark_lost(world.lease, ME, None)
+    assert lost is not None
+    assert [(one.attempt_id, one.job_id) for one in lost] == [(attempt.id, "a")]
+    row = world.row(run, id=attempt.run_id)
+    assert (row.state, row.slot_held) == ("lost", False)
+    assert world.ledger.lost_among([attempt.id]) == {attempt.id}
+
+
+def test_a_replica_that_signed_in_meanwhile_loses_nothing(world: World) -> None:
+    attempt = world.started()
+    me = Replica(ME, "host", 1, "1", "hash")
+    seen = world.ledger.sign_in(me).now
+    world.execute(update(replica).values(seen_at=seen + timedelta(seconds=1)))
+    assert world.ledger.mark_lost(world.lease, ME, seen) == []
+    assert world.ledger.still_open(attempt.id)
+
+
+def test_a_late_result_turns_lost_into_what_really_happened(world: World) -> None:
+    attempt = world.started()
+    world.ledger.mark_lost(world.lease, ME, None)
+    world.ledger.finish([Finished(attempt, outcome())])
+    assert world.row(run_attempt, id=attempt.id).state == "succeeded"
+    assert world.row(run, id=attempt.run_id).state == "succeeded"
+
+
+def test_a_late_result_changes_only_its_own_row_once_a_newer_attempt_runs(world: World) -> None:
+    attempt = world.started()
+    world.ledger.mark_lost(world.lease, ME, None)
+    world.execute(update(run).values(state="waiting", reason="rerun"))
+    (again,) = world.ledger.waiting(10)
+    newer = world.ledger.start(world.lease, "again", [(again, True)], 0.0)
+    assert newer is not None
+    assert newer[0].attempt == 2
+    world.ledger.finish([Finished(attempt, outcome())])
+    row = world.row(run, id=attempt.run_id)
+    assert (row.state, row.slot_held) == ("running", True)
+    assert world.row(run_attempt, id=attempt.id).state == "succeeded"
+
+
+def test_a_vanished_replica_frees_the_slot_that_a_stuck_thread_held(world: World) -> None:
+    attempt = world.started()
+    world.ledger.finish([Finished(attempt, outcome(State.TIMED_OUT, returned=False))])
+    assert world.ledger.mark_lost(world.lease, ME, None) == []
+    row = world.row(run, id=attempt.run_id)
+    assert (row.state, row.slot_held) == ("timed_out", False)
+
+
+def test_signing_in_tells_what_is_open_here_and_who_else_is_there(world: World) -> None:
+    attempt = world.started()
+    world.ledger.sign_in(Replica(OTHER, "host", 2, "1", "another"))
+    signed_in = world.ledger.sign_in(Replica(ME, "host", 1, "1", "hash"))
+    assert [(one.attempt_id, one.claim_id) for one in signed_in.held] == [(attempt.id, "claim")]
+    assert [(one.instance_id, one.open_count, one.config_hash) for one in signed_in.peers] == [(OTHER, 0, "another")]
+    seen = world.ledger.sign_in(Replica(OTHER, "host", 2, "1", "another"))
+    assert [(one.instance_id, one.open_count) for one in seen.peers] == [(ME, 1)]
+
+
+def test_a_holder_without_a_row_is_a_peer_never_seen(world: World) -> None:
+    world.started()
+    (peer,) = world.ledger.sign_in(Replica(OTHER, "host", 2, "1", "hash")).peers
+    assert (peer.instance_id, peer.seen_at, peer.open_count) == (ME, None, 1)
+
+
+@pytest.mark.parametrize("signed_in", [True, False])
+def test_signing_out_leaves_nothing_open(world: World, signed_in: bool) -> None:
+    attempt = world.started()
+    if signed_in:
+        world.ledger.sign_in(Replica(ME, "host", 1, "1", "hash"))
+    world.ledger.sign_out(ME)
+    row = world.row(run, id=attempt.run_id)
+    assert (row.state, row.slot_held) == ("lost", False)
+    assert world.execute(select(replica)) == []
+
+
+def test_a_survey_shows_who_runs_what_and_when_they_were_seen(world: World) -> None:
+    attempt = world.started()
+    world.ledger.sign_in(Replica(ME, "host", 1, "1", "hash"))
+    survey = world.ledger.survey(["a"])
+    ((one),) = survey.open_runs
+    assert (one.run.id, one.run.state, one.run.instance_id) == (attempt.run_id, State.RUNNING, ME)
+    assert one.holder_seen_at is not None
+    assert one.holder_seen_at <= survey.now
+
+
+def test_a_survey_of_nothing_tells_the_time(world: World) -> None:
+    survey = world.ledger.survey(["nobody"])
+    assert survey.open_runs == ()
+    assert abs(survey.now - datetime.now(UTC)) < timedelta(hours=2)
+
+
+def test_pruning_removes_old_closed_runs_and_nothing_else(world: World) -> None:
+    attempt = world.started("a")
+    state = world.adopt("b")["b"]
+    assert world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 4, State.WAITING)])
+    assert world.ledger.prune(world.lease, timedelta(days=1), 3, 100) == 2
+    left = world.execute(select(run.c.job_id, run.c.state).order_by(run.c.id))
+    assert [tuple(row) for row in left] == [("a", "running"), ("b", "missed"), ("b", "missed"), ("b", "waiting")]
+    world.execute(update(run).values(decided_at=world.now() - timedelta(days=2)))
+    assert world.ledger.prune(world.lease, timedelta(days=1), 1000, 100) == 2
+    assert world.ledger.still_open(attempt.id)
+
+
+def test_pruning_takes_no_more_than_it_may(world: World) -> None:
+    state = world.adopt("b")["b"]
+    world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 9)])
+    assert world.ledger.prune(world.lease, timedelta(days=1), 1, 3) == 3
+
+
+def test_elections_do_not_see_each_other(world: World) -> None:
+    world.waiting_runs("a")
+    other = open_ledger(world.database, LOCK + 1)
+    assert other.waiting(10) == ()
+    assert other.job_states(["a"]) == ()
+    assert other.survey(["a"]).open_runs == ()
