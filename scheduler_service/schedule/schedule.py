@@ -100,7 +100,7 @@ class Schedule:
             case Cron() as cron_series:
                 text = f"{cron_series.expression.explain()}, {self.timezone} time"
             case Interval(interval, offset):
-                text = f"Every {_duration(interval)}" + (f", {_duration(offset)} late" if offset else "")
+                text = f"Every {_duration(interval)}" + (f", offset {_duration(offset)}" if offset else "")
             case Moments((moment,)):
                 text = f"Once, at {_iso(moment)}"
             case _:
