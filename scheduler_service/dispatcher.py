@@ -101,7 +101,6 @@ class Dispatcher:
         self._polled_at = self._settled_all_at = 0.0
         self._claims: dict[str, tuple[tuple[Run, ...], float]] = {}  # sent, and not answered or not handed over
         self._outage = Outage(events, "dispatcher", clock)
-        self.stepped_at = clock.monotonic()
 
     # --- from other threads
 
@@ -159,7 +158,6 @@ class Dispatcher:
 
     def step(self) -> float:
         """Do what is to be done now; return the seconds until something is, if nobody wakes us."""
-        self.stepped_at = self._clock.monotonic()
         try:
             seconds = self._act()
         except StoreUnavailable as error:

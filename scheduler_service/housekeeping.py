@@ -83,8 +83,6 @@ class Housekeeping:
         self._outage = Outage(events, "housekeeping", clock)
         self._woken = threading.Event()
         self._stopping = False
-        self.peers: tuple[Peer, ...] = ()
-        self.stepped_at = clock.monotonic()
 
     def wake(self) -> None:
         """Look now: leadership changed."""
@@ -104,7 +102,6 @@ class Housekeeping:
 
     def step(self) -> float:
         """Sign in and do what is to be done; return the seconds until the next step."""
-        self.stepped_at = self._clock.monotonic()
         try:
             seconds = self._act()
         except StoreUnavailable as error:
@@ -117,7 +114,6 @@ class Housekeeping:
     def _act(self) -> float:
         before = frozenset(self._workers.registry())
         signed_in = self._ledger.sign_in(self._replica)
-        self.peers = signed_in.peers
         self._reconcile(before, signed_in)
         self._compare(signed_in)
         lease = self._current()

@@ -28,7 +28,7 @@ from scheduler_service.config import Config
 from scheduler_service.database import Database, StoreRefused, StoreUnavailable
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.elector import Elected, Elector, Lost
-from scheduler_service.events import Events
+from scheduler_service.events import Event, Events
 from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Replica, open_ledger
 from scheduler_service.model import Lease
@@ -69,7 +69,6 @@ class Service:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
-        self._crashed = False
         election, history = config.election, config.history
         self._database = Database(
             config.database.url.get_secret_value(),
@@ -93,6 +92,7 @@ class Service:
             announce=self._inbox.put,
         )
         self._events = events.bind(instance=self._elector.instance_id)
+        events.subscribe(self._note_crash)
         ledger = open_ledger(self._database, election.lock_id)
         sign_in_seconds = election.renewal_interval.total_seconds()
         lost_after_seconds = election.lost_after.total_seconds()
@@ -229,9 +229,12 @@ class Service:
         thread.start()
 
     def _crash(self, name: str, error: BaseException) -> None:
-        self._events.emit("thread_crashed", thread=name, error=f"{type(error).__name__}: {error}")
         sys.excepthook(type(error), error, error.__traceback__)
-        self._inbox.put(_Crashed(name))
+        self._events.emit("thread_crashed", thread=name, error=f"{type(error).__name__}: {error}")
+
+    def _note_crash(self, event: Event) -> None:
+        if event.name == "thread_crashed":  # ours, the elector's or a worker's
+            self._inbox.put(_Crashed(event.fields["thread"]))
 
     # --- conduct
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from apscheduler.executors.base import BaseExecutor
-from apscheduler.schedulers.blocking import BlockingScheduler
+from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from scheduler_service.clock import DatabaseTime
@@ -73,18 +73,34 @@ class _Hand(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
         self._run_job_success(job.id, [])
 
 
-class _Loop(BlockingScheduler):  # type: ignore[misc]  # APScheduler has no types
-    """APScheduler's loop, which looks at the lease each time it wakes."""
+class _Loop(BaseScheduler):  # type: ignore[misc]  # APScheduler has no types
+    """APScheduler without a thread of its own; it looks at the lease each time it wakes."""
 
-    def __init__(self, look: Callable[[], bool]) -> None:
+    def __init__(self, hand: _Hand, look: Callable[[], bool]) -> None:
         super().__init__(timezone=UTC)
+        self.add_executor(hand)
         self._look = look
+        self._woken = threading.Event()
+        self.start(paused=True)  # before there is a thread, so that timers can be set at any time
 
-    def _process_jobs(self) -> float:
+    def wakeup(self) -> None:
+        self._woken.set()
+
+    def shutdown(self, wait: bool = False) -> None:
+        super().shutdown(wait)
+        self.wakeup()
+
+    def loop(self) -> None:
+        while self.running:
+            seconds = self.turn()
+            self._woken.wait(seconds)
+            self._woken.clear()
+
+    def turn(self) -> float:
         if not self._look():
             return NO_LEASE_SECONDS
-        wait_seconds = super()._process_jobs()
-        return LONGEST_SLEEP_SECONDS if wait_seconds is None else min(wait_seconds, LONGEST_SLEEP_SECONDS)
+        seconds = self._process_jobs()
+        return LONGEST_SLEEP_SECONDS if seconds is None else min(seconds, LONGEST_SLEEP_SECONDS)
 
 
 class Timetable:
@@ -109,20 +125,18 @@ class Timetable:
         self._time = database_time
         self._events = events
         self._hand = _Hand(due)
-        self._loop = _Loop(self._look)
-        self._loop.add_executor(self._hand)
+        self._loop = _Loop(self._hand, self._look)
         self._armed: timedelta | None = None
         self._arming = threading.Lock()
-        self.stepped_at = 0.0
 
     def run(self) -> None:
         """Run the loop in the calling thread until `stop`; whatever goes wrong in it comes out here."""
-        self._loop.start()
+        self._loop.loop()
 
     def stop(self) -> None:
         """Let `run` return."""
         if self._loop.running:
-            self._loop.shutdown(wait=False)
+            self._loop.shutdown()
 
     def arm(self, specs: Iterable[JobSpec], term: int) -> None:
         """Set a timer for each enabled job, from now on."""

@@ -1,0 +1,82 @@
+"""The database's time, learnt from its answers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from freezegun import freeze_time
+
+from scheduler_service.clock import BootClock, DatabaseTime
+
+NOON = datetime(2026, 5, 5, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+class StillClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    return StillClock()
+
+
+@pytest.fixture
+def database_time(clock: StillClock) -> DatabaseTime:
+    return DatabaseTime(clock)
+
+
+def test_nothing_is_known_before_the_first_answer(database_time: DatabaseTime) -> None:
+    assert not database_time.known
+    with pytest.raises(RuntimeError, match="has not told"):
+        database_time.now()
+
+
+def test_the_time_goes_on_with_the_boot_clock(clock: StillClock, database_time: DatabaseTime) -> None:
+    database_time.observe(100.0, 100.0, NOON)
+    clock.now += 5
+    assert database_time.now() == NOON + timedelta(seconds=5)
+
+
+def test_a_quick_answer_sharpens_what_a_slow_one_told(clock: StillClock, database_time: DatabaseTime) -> None:
+    database_time.observe(98.0, 100.0, NOON)
+    assert abs(database_time.now() - NOON) <= timedelta(seconds=1)
+    clock.now = 101.0
+    database_time.observe(100.99, 101.0, NOON + timedelta(seconds=1.5))
+    assert abs(database_time.now() - (NOON + timedelta(seconds=1.5))) <= timedelta(milliseconds=10)
+    clock.now = 104.0
+    database_time.observe(101.0, 104.0, NOON + timedelta(seconds=2.5))
+    assert abs(database_time.now() - (NOON + timedelta(seconds=4.5))) <= timedelta(milliseconds=15), (
+        "a slow one blurs nothing"
+    )
+
+
+@pytest.mark.parametrize("step", [-HOUR, HOUR, timedelta(seconds=1)])
+def test_a_step_of_the_databases_clock_is_followed(
+    clock: StillClock, database_time: DatabaseTime, step: timedelta
+) -> None:
+    database_time.observe(99.99, 100.0, NOON)
+    clock.now = 103.0
+    database_time.observe(102.99, 103.0, NOON + timedelta(seconds=3) + step)
+    assert abs(database_time.now() - (NOON + timedelta(seconds=3) + step)) <= timedelta(milliseconds=10)
+
+
+@pytest.mark.parametrize("wrong", [-HOUR, HOUR])
+def test_a_wrong_wall_clock_is_measured_and_believed_in_nothing(
+    clock: StillClock, database_time: DatabaseTime, wrong: timedelta
+) -> None:
+    database_time.observe(100.0, 100.0, NOON)
+    with freeze_time(NOON + wrong):
+        assert database_time.ahead_of_wall() == -wrong
+        assert database_time.now() == NOON
+
+
+def test_the_boot_clock_only_goes_forward() -> None:
+    clock = BootClock()
+    readings = [clock.monotonic() for _ in range(1000)]
+    assert readings == sorted(readings)

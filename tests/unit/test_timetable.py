@@ -1,0 +1,153 @@
+"""Timers: pure, on the database's time, and never walking what was missed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from freezegun import freeze_time
+
+from scheduler_service import schedule as schedules
+from scheduler_service.clock import DatabaseTime
+from scheduler_service.events import Event, Events
+from scheduler_service.model import JobSpec
+from scheduler_service.schedule import due_at
+from scheduler_service.timetable import Timetable, Trigger
+
+NOON = datetime(2026, 5, 5, 12, tzinfo=UTC)
+TEN = timedelta(seconds=10)
+HOUR = timedelta(hours=1)
+
+
+class StillClock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def spec(**changes: object) -> JobSpec:
+    return JobSpec(**{"id": "a", "run": "jobs:main", "schedule": schedules.every(TEN), **changes})
+
+
+@pytest.mark.parametrize("offset", [timedelta(0), HOUR, -HOUR, timedelta(microseconds=1)])
+def test_a_timer_goes_off_when_the_database_says_so(offset: timedelta) -> None:
+    trigger = Trigger(spec(), offset)
+    assert trigger.get_next_fire_time(None, NOON - offset) == NOON - offset + TEN
+
+
+def test_a_timer_knows_nothing_of_what_went_before() -> None:
+    trigger = Trigger(spec(), timedelta(0))
+    first = trigger.get_next_fire_time(None, NOON)
+    assert trigger.get_next_fire_time(None, NOON) == first
+    assert trigger.get_next_fire_time(first, NOON) == NOON + 2 * TEN
+
+
+def test_a_timer_that_slept_for_a_week_goes_straight_to_now() -> None:
+    trigger = Trigger(spec(), timedelta(0))
+    assert trigger.get_next_fire_time(NOON - timedelta(days=7), NOON) == NOON + TEN
+
+
+def test_jitter_delays_each_tick_as_everywhere() -> None:
+    job = spec(jitter=timedelta(seconds=9))
+    trigger = Trigger(job, timedelta(0))
+    moment, told = NOON, []
+    for _ in range(50):
+        moment = trigger.get_next_fire_time(moment, moment)
+        told.append(moment)
+    ticks = job.schedule.between(NOON - TEN, NOON + 51 * TEN)
+    dues = [due for tick in ticks if (due := due_at("a", tick, job.jitter)) > NOON]
+    assert told == dues[:50]
+
+
+def test_a_job_that_never_comes_has_no_next_time() -> None:
+    assert Trigger(spec(schedule=schedules.manual()), timedelta(0)).get_next_fire_time(None, NOON) is None
+    past = schedules.at(NOON - HOUR)
+    assert Trigger(spec(schedule=past), timedelta(0)).get_next_fire_time(None, NOON) is None
+
+
+class World:
+    """A timetable whose loop is turned by hand."""
+
+    def __init__(self) -> None:
+        self.clock = StillClock()
+        self.time = DatabaseTime(self.clock)
+        self.due: list[tuple[str, datetime]] = []
+        self.leading = True
+        self.drifts = 0
+        self.told: list[Event] = []
+        events = Events()
+        events.subscribe(self.told.append)
+        self.timetable = Timetable(
+            due=lambda job_id, moment: self.due.append((job_id, moment)),
+            leading=lambda: self.leading,
+            drifted=self.count_drift,
+            database_time=self.time,
+            events=events,
+        )
+
+    def count_drift(self) -> None:
+        self.drifts += 1
+
+    def turn(self) -> float:
+        return self.timetable._loop.turn()
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.time.observe(0.0, 0.0, NOON)
+    return world
+
+
+def test_due_jobs_are_passed_on_with_the_databases_time(world: World) -> None:
+    with freeze_time(NOON + HOUR) as wall:  # this machine is an hour ahead
+        world.timetable.arm([spec(), spec(id="off", enabled=False)], 1)
+        assert world.turn() <= 1.0
+        assert world.due == []
+        wall.tick(TEN)
+        world.clock.now += 10
+        world.turn()
+        assert world.due == [("a", NOON + TEN)]
+        wall.tick(TEN)
+        world.clock.now += 10
+        world.turn()
+        assert world.due == [("a", NOON + TEN), ("a", NOON + 2 * TEN)]
+
+
+def test_without_a_trusted_lease_nothing_goes_off(world: World) -> None:
+    with freeze_time(NOON) as wall:
+        world.timetable.arm([spec()], 1)
+        world.leading = False
+        wall.tick(TEN)
+        world.clock.now += 10
+        assert world.turn() < 1.0
+        assert world.due == []
+        world.leading = True
+        world.turn()
+        assert len(world.due) == 1
+
+
+def test_a_stepped_wall_clock_is_told_once_and_armed_anew(world: World) -> None:
+    with freeze_time(NOON) as wall:
+        world.timetable.arm([spec()], 1)
+        wall.move_to(NOON - HOUR)  # somebody set this machine's clock back
+        world.turn()
+        world.turn()
+        assert world.drifts == 1
+        world.timetable.arm([spec()], 1)
+        wall.tick(TEN)
+        world.clock.now += 10
+        world.turn()
+        assert world.due == [("a", NOON + TEN)]
+
+
+def test_disarmed_is_silent(world: World) -> None:
+    with freeze_time(NOON) as wall:
+        world.timetable.arm([spec()], 1)
+        world.timetable.disarm(1)
+        wall.tick(TEN)
+        world.clock.now += 10
+        world.turn()
+        assert world.due == []
+        assert [event.name for event in world.told] == ["timetable_armed", "timetable_disarmed"]
