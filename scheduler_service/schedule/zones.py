@@ -79,7 +79,7 @@ def stretches(name: str, year: int) -> tuple[Stretch, ...]:
             found.append(Stretch(start, until, offset, max(shown, start + offset) if since < start else shown))
         elif since > start:
             found.append(Stretch(since, until, offset, shown))
-        shown = max(shown, until + offset)
+        shown = until + offset
     return tuple(found)
 
 

@@ -7,7 +7,7 @@ import pickle
 import random
 import struct
 import zoneinfo
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler_service.schedule import Schedule, ScheduleError, cron, zones
+from scheduler_service.schedule.fields import read
+from scheduler_service.schedule.series import Cron
 from tests.unit.schedule_oracle import Oracle, after, utc
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "cron_vectors.json").read_text())
@@ -317,6 +319,25 @@ def test_leap_days_come_and_the_ends_of_the_calendar_do_no_harm() -> None:
         assert daily.after(datetime(9998, 12, 31, 23, 59, tzinfo=UTC)) is None
         assert daily.after(datetime.min.replace(tzinfo=UTC)) is not None
         assert daily.latest(datetime.min.replace(tzinfo=UTC), utc("2026-01-01T00:00Z"), 1)
+
+
+class BackAtNewYear(tzinfo):
+    """Clocks go back from 00:30 to 23:30 just before the year of UTC ends; no real zone does so yet."""
+
+    def fromutc(self, moment: datetime) -> datetime:
+        return moment + (HOUR if moment.replace(tzinfo=UTC) < utc("2026-12-31T23:30Z") else 0 * HOUR)
+
+
+def test_a_time_doubled_across_the_end_of_a_year_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zones, "zone", lambda name: BackAtNewYear())
+    zones.stretches.cache_clear()
+    walls = {"45 23": "22:45", "15 0": "23:15", "35 0": "00:35"}
+    for wall, moment in walls.items():
+        series = Cron(read(f"{wall} * * *"), "Test/New_Year")
+        ticks = series.ticks(utc("2026-12-31T22:30Z"))
+        assert next(ticks).strftime("%H:%M") == moment
+        assert next(ticks) > utc("2027-01-01T12:00Z")
+    zones.stretches.cache_clear()
 
 
 def test_the_hosts_zone_files_are_not_read(tmp_path: Path) -> None:
