@@ -97,7 +97,7 @@ class Service:
         sign_in_seconds = election.renewal_interval.total_seconds()
         lost_after_seconds = election.lost_after.total_seconds()
         self._ledger = ledger
-        self._results = Results(ledger.finish, events=self._events, clock=self._clock)
+        self._results = Results(ledger.finish, events=self._events, clock=self._clock, on_crash=self._crash)
         runner = Runner(
             jobs_folder=config.service.jobs_folder,
             output_limit=history.output_limit,
@@ -111,6 +111,7 @@ class Service:
             self._results,
             still_open=self._still_open,
             begin_within_seconds=lost_after_seconds / 2,
+            on_crash=self._crash,
             database_time=self._elector.database_time,
             events=self._events,
             clock=self._clock,
