@@ -39,7 +39,7 @@ from scheduler_service.workers import Workers
 
 LOOK_SECONDS = 1.0  # how often the conductor looks after its threads
 STOP_SECONDS = 5.0  # for each part that is told to stop
-CUT_SECONDS = 2.0  # after `kill_after`, for what was cut off to end and be written
+CUT_SECONDS = 1.0  # after `kill_after`, for what was cut off to end and be written
 CONNECT_RETRY_SECONDS = 0.5
 
 OK, CUT_OFF, OURS = 0, 1, 70
@@ -291,8 +291,8 @@ class Service:
         self._elector.stop()
         if self._lease is not None:
             self._stand_by(self._lease.term)
-        code = OK if self._finish_runs(deadline) else self._cut_off()
-        self._results.flush(self._clock.monotonic() + STOP_SECONDS)
+        code = OK if self._finish_runs(deadline) else self._cut_off(hurried=self._clock.monotonic() < deadline)
+        self._results.flush(self._clock.monotonic() + (STOP_SECONDS if code == OK else CUT_SECONDS))
         self._close(code, signal.Signals(number).name)
         return code
 
@@ -307,15 +307,16 @@ class Service:
                 return False
         return True
 
-    def _cut_off(self) -> int:
-        """Stop what still runs; what cannot be stopped is closed as lost when we sign out."""
+    def _cut_off(self, *, hurried: bool) -> int:
+        """Stop what still runs; what does not stop is closed as lost when we sign out."""
         running = self._workers.registry()
         for attempt_id in running:
             self._workers.stop_run(attempt_id, "the replica is stopping")
-        specs = {spec.id: spec for spec in self._config.jobs}
-        longest = max((specs[one.job_id].kill_after.total_seconds() for one in running.values()), default=0.0)
-        deadline = self._clock.monotonic() + longest + CUT_SECONDS
-        self._finish_runs(deadline)
+        longest = 0.0
+        if not hurried:
+            specs = {spec.id: spec for spec in self._config.jobs}
+            longest = max((specs[one.job_id].kill_after.total_seconds() for one in running.values()), default=0.0)
+        self._finish_runs(self._clock.monotonic() + longest + CUT_SECONDS)
         return CUT_OFF
 
     def _fail(self) -> int:

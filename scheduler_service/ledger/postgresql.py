@@ -1,10 +1,7 @@
 """The ledger's writes on PostgreSQL: each is one autocommit statement and one round trip.
 
-The fence: a statement that a leader writes as leader locks the lease row FOR KEY SHARE while it
-writes.  Acquire changes `term`, a key column through unique (id, term), and so has to wait for it;
-a renewal changes no key column and does not.  Hence nothing of a term commits after its takeover,
-whatever any clock says.  A mere EXISTS would let a stale write through, and FOR SHARE would hold
-up renewals; both were seen.
+What a leader writes as leader begins with the fence of `leases.postgresql`: it locks the lease row
+while it writes, so nothing of a term commits after its takeover, whatever any clock says (I4).
 
 A client that freezes between two round trips holds nothing, because there are no two.
 """
@@ -19,13 +16,12 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger, Boolean, DateTime, Float, Integer, Interval, Text
 
+from scheduler_service.leases.postgresql import FENCE
 from scheduler_service.ledger import ABSENT_AFTER, Adoption, Finished, JobState, LostAttempt, Settlement
 from scheduler_service.ledger.reading import PEERS, SIGN_IN, LedgerReads
 from scheduler_service.model import Attempt, JobSpec, Lease, Run
 
-_FENCE = """with fence as materialized (
-  select term from {p}leader_lease
-   where id = :lock_id and term = :term and leader_id = :me and expires_at > clock_timestamp() for key share)"""
+_FENCE = "with fence as materialized (" + FENCE.format(prefix="{p}").replace(":id", ":lock_id") + ")"
 
 _TEXTS, _TIMES, _BOOLS, _IDS = ARRAY(Text), ARRAY(DateTime(timezone=True)), ARRAY(Boolean), ARRAY(BigInteger)
 _INTS, _FLOATS = ARRAY(Integer), ARRAY(Float)
