@@ -1,0 +1,87 @@
+"""The commands: what a person types, and what a script reads.
+
+    data         to stdout, once, as a table or with --json as one document; moments are ISO 8601 in UTC
+    the rest     to stderr: problems, progress, logs
+    exit code    0 done · 1 the answer is no · 2 the person's mistake · 69 no database · 70 our mistake
+
+A person's mistake is answered in lines that say what to do, never by a traceback.
+
+Each command's module is loaded when the command is used: `--help` and `check` need no database driver.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from scheduler_service import __version__
+
+PROGRAM = "scheduler-service"
+OURS = 70
+
+# name: (module, what it does)
+COMMANDS = {
+    "init": ("setting_up", "Write a small config.yaml and jobs/example.py."),
+    "run": ("running", "Run one replica in the foreground."),
+    "check": ("planning", "Read the configuration, load the jobs, show problems."),
+    "next": ("planning", "Show coming ticks."),
+    "status": ("looking", "Show who leads, the replicas and the jobs."),
+    "runs": ("looking", "Show what ran, was missed or skipped."),
+    "why": ("looking", "Say what was decided for a tick, and why."),
+    "db": ("tables", "Make, compare or print the tables."),
+    "schema": ("setting_up", "Print the JSON Schema of the configuration."),
+}
+
+
+class _Commands(click.Group):
+    """The commands above, each imported when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # the same
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from scheduler_service.cli.output import did_you_mean  # noqa: PLC0415  # only for a mistake
+
+            ctx.fail(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # the same
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=f"{PROGRAM} COMMAND --help"
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+def commands() -> None:
+    """Run periodic jobs on any number of replicas: one leads, every tick is decided once."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit; `arguments` are those of the process unless given."""
+    try:
+        commands.main(args=None if arguments is None else list(arguments), prog_name=PROGRAM)
+    except Exception:  # whatever was not foreseen is our mistake, and says so
+        traceback.print_exc()
+        click.echo(
+            "error: this is a fault of scheduler_service, not yours: please report it with the lines above", err=True
+        )
+        sys.exit(OURS)
+    sys.exit(0)

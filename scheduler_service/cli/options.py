@@ -1,0 +1,141 @@
+"""Options that several commands share, and what they lead to: a configuration, or a database.
+
+-c FILE           that file, else SCHEDULER_CONFIG, else config.yaml here
+--database URL    for commands that need no configuration; --schema and --lock-id belong to it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from zoneinfo import ZoneInfo
+
+import click
+
+from scheduler_service.cli.output import Mistake, NoDatabase, Problems
+
+if TYPE_CHECKING:
+    from scheduler_service.config import Config
+    from scheduler_service.database import Database
+
+CONFIG = "config.yaml"
+CONFIG_VARIABLE = "SCHEDULER_CONFIG"
+LOST_AFTER_SECONDS = 15.0  # the default of election.lost_after, where no configuration is at hand
+FIRST_YEAR, LAST_YEAR = 1970, 2999
+UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+config_option = click.option(
+    "-c",
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"The configuration; else {CONFIG_VARIABLE}, else {CONFIG}.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
+
+
+def database_options(function: Function) -> Function:
+    """Add the options that name a database: by a configuration, or by a URL."""
+    for option in (
+        click.option("--lock-id", type=int, metavar="N", help="With --database: the election (1)."),
+        click.option("--schema", metavar="NAME", help="With --database: the schema of the tables (scheduler)."),
+        click.option("--database", "database_url", metavar="URL", help="A database, instead of a configuration."),
+        config_option,
+    ):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the tables are, and which election is meant."""
+
+    database: Database
+    lock_id: int
+    timezone: str  # for moments that are typed without one
+    lost_after_seconds: float
+
+
+def load_config(config_path: Path | None) -> Config:
+    """Read the configuration; Problems, one a line, if it cannot be used."""
+    from scheduler_service.config import ConfigError, load  # noqa: PLC0415  # `db` with --database needs none of it
+
+    path = config_path or Path(os.environ.get(CONFIG_VARIABLE) or CONFIG)
+    try:
+        return load(path)
+    except ConfigError as error:
+        raise Problems(error) from None
+
+
+@contextlib.contextmanager
+def open_place(
+    config_path: Path | None, database_url: str | None, schema: str | None, lock_id: int | None
+) -> Iterator[Place]:
+    """Lend the database that the options name; what it refuses leaves the block as NoDatabase."""
+    from scheduler_service.database import Database, StoreRefused, StoreUnavailable  # noqa: PLC0415  # takes 0.2 s
+
+    if database_url is not None:
+        if config_path is not None:
+            raise Mistake("--config and --database name two databases: leave one of them out")
+        url, lost_after_seconds, timezone = database_url, LOST_AFTER_SECONDS, "UTC"
+        schema, lock_id = schema or "scheduler", 1 if lock_id is None else lock_id
+    else:
+        if schema is not None or lock_id is not None:
+            raise Mistake("--schema and --lock-id belong to --database; the configuration says both")
+        config = load_config(config_path)
+        url, schema = config.database.url.get_secret_value(), config.database.schema_
+        lock_id, timezone = config.election.lock_id, config.service.timezone
+        lost_after_seconds = config.election.lost_after.total_seconds()
+    try:
+        database = Database(url, schema=schema, name="scheduler-service command")
+    except StoreRefused as error:
+        raise Mistake(str(error)) from None
+    try:
+        yield Place(database, lock_id, timezone, lost_after_seconds)
+    except StoreUnavailable as error:
+        raise NoDatabase(f"{database.safe_url}: {error}") from None
+    finally:
+        database.dispose()
+
+
+def require_file(database: Database) -> None:
+    """NoDatabase if it is an SQLite file that is not there: looking must not make one."""
+    if database.dialect == "sqlite":
+        path = database.safe_url.removeprefix("sqlite:///").partition("?")[0]
+        if not path.startswith("file:") and not Path(path).exists():
+            raise NoDatabase(f"{database.safe_url}: there is no such file; a replica makes it when it starts")
+
+
+def moment(text: str, timezone: str, now: datetime | None = None) -> datetime:
+    """Return the moment that a person typed: ISO 8601, in `timezone` where it has no offset.
+
+    With `now`, a duration such as 90m means that long ago.
+    """
+    if now is not None and (ago := _duration(text)) is not None:
+        return now - ago
+    try:
+        typed = datetime.fromisoformat(text.strip())
+    except ValueError:
+        hint = ", or how long ago, as in 90m" if now is not None else ""
+        raise Mistake(f"{text!r} is not a time: write, for example, 2026-01-31T12:00:00Z{hint}") from None
+    if typed.tzinfo is None:
+        typed = typed.replace(tzinfo=ZoneInfo(timezone))
+    if not FIRST_YEAR <= typed.year <= LAST_YEAR:
+        raise Mistake(f"{text!r} is out of range: the years {FIRST_YEAR} to {LAST_YEAR} can be asked for")
+    return typed.astimezone(UTC)
+
+
+def _duration(text: str) -> timedelta | None:
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[dhms])", text)
+    if not parts or "".join(count + unit for count, unit in parts) != text.strip():
+        return None
+    return timedelta(seconds=sum(float(count) * UNITS[unit] for count, unit in parts))

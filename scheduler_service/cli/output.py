@@ -1,0 +1,118 @@
+"""How the commands write: tables for people, JSON for scripts, moments and durations for both."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from scheduler_service.config import ConfigError
+
+GAP = "  "
+LEAST_COLUMN = 12  # characters that a shortened column keeps
+
+
+class Mistake(click.ClickException):
+    """Something that the person can put right; the message says what.  Exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Write the message, which may have several lines, to stderr."""
+        click.echo(f"error: {self.message}", file=file, err=file is None)
+
+
+class Problems(Mistake):
+    """What is wrong with a configuration: lines that begin with their place in the file."""
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(str(error))
+        self.problems = error.problems
+
+    def show(self, file: Any = None) -> None:
+        """Write the lines as they are: editors and terminals make links of them."""
+        click.echo(self.message, file=file, err=file is None)
+
+
+class NoDatabase(Mistake):
+    """There is no database, or it refuses us.  Exit code 69."""
+
+    exit_code = 69
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Return a moment as ISO 8601 in UTC with Z, as short as it can be said exactly."""
+    if moment is None:
+        return None
+    spec = "seconds" if moment.microsecond == 0 else "milliseconds" if moment.microsecond % 1000 == 0 else "auto"
+    return moment.astimezone(UTC).isoformat(timespec=spec).replace("+00:00", "Z")
+
+
+def shown(moment: datetime | None) -> str:
+    """Return a moment for a table."""
+    return iso(moment) or "-"
+
+
+def span(seconds: float | None) -> str:
+    """Return a duration for a person: 12ms, 3.4s, 5m 10s, 2h 5m, 3d 4h."""
+    if seconds is None:
+        return "-"
+    if abs(seconds) < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if abs(seconds) < 60:
+        return f"{seconds:.1f}s"
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or parts:
+            parts.append(f"{count}{unit}")
+    return " ".join(part for part in parts[:2] if not part.startswith("0"))
+
+
+def write_json(document: Any) -> None:
+    """Write one document to stdout."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def write_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, shrink: str | None = None) -> None:
+    """Write rows under headers, columns aligned.
+
+    On a terminal the column `shrink` is shortened as far as that makes the lines fit; elsewhere nothing is.
+    """
+    texts = [[_one_line(cell) for cell in row] for row in rows]
+    lines = [list(headers), *texts]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(headers))]
+    if shrink is not None and sys.stdout.isatty():
+        excess = sum(widths) + len(GAP) * (len(widths) - 1) - shutil.get_terminal_size().columns
+        index = headers.index(shrink)
+        widths[index] = min(widths[index], max(LEAST_COLUMN, widths[index] - max(0, excess)))
+    for line in lines:
+        cells = [_shorten(cell, width).ljust(width) for cell, width in zip(line, widths, strict=True)]
+        click.echo(GAP.join(cells).rstrip())
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?`, or what there is, or nothing."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if not names:
+        return ""
+    return f"; there are {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()) if any(ord(letter) < 32 for letter in text) else text
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,333 @@
+"""The questions to the database, the same for both kinds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, literal, or_, select
+
+from scheduler_service.database import Database
+from scheduler_service.ledger import ABSENT_AFTER
+from scheduler_service.ledger.history.values import (
+    AttemptRow,
+    JobRow,
+    LastRun,
+    Leader,
+    Pause,
+    ReplicaRow,
+    RunRow,
+    Standing,
+    TermRow,
+)
+from scheduler_service.model import Kind, Reason, State
+from scheduler_service.tables import (
+    database_time,
+    job_state,
+    leader_lease,
+    leader_term,
+    replica,
+    run,
+    run_attempt,
+    run_output,
+)
+
+MOST_RUNS = 10_000  # at once
+SETTLES_WITHIN = timedelta(seconds=30)  # a new leader has settled every job of its configuration by then
+
+_TICK_KINDS = (Kind.SCHEDULED, Kind.CATCH_UP, Kind.RANGE)
+
+
+class History:
+    """The reads of one election's ledger."""
+
+    def __init__(self, database: Database, lock_id: int) -> None:
+        self._database = database
+        self._lock_id = lock_id
+
+    def now(self) -> datetime:
+        """Read the database's time."""
+        with self._database.connect() as connection:
+            return _now(connection)
+
+    def standing(self) -> Standing:
+        """Read who leads, which replicas there are, and how the jobs stand.
+
+        Jobs that the leader no longer has in its configuration are left out.
+        """
+        with self._database.connect() as connection:
+            now = _now(connection)
+            leader = self._leader(connection, now)
+            terms = self._terms(connection, leader_term.c.term == self._newest_term())
+            return Standing(
+                now=now,
+                lock_id=self._lock_id,
+                leader=leader,
+                last_term=terms[0] if terms else None,
+                replicas=self._replicas(connection),
+                jobs=_present(self._jobs(connection), leader, now),
+            )
+
+    def runs(
+        self,
+        *,
+        job_id: str | None = None,
+        state: State | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+    ) -> tuple[RunRow, ...]:
+        """Read the newest `limit` rows, the newest tick first; a range counts as since its last tick."""
+        query = _runs().where(run.c.lock_id == self._lock_id)
+        if job_id is not None:
+            query = query.where(run.c.job_id == job_id)
+        if state is not None:
+            query = query.where(run.c.state == state.value)
+        if since is not None:
+            query = query.where(or_(run.c.scheduled_at >= since, run.c.until >= since))
+        query = query.order_by(run.c.scheduled_at.desc(), run.c.id.desc()).limit(min(limit, MOST_RUNS))
+        with self._database.connect() as connection:
+            return tuple(_run_row(row) for row in connection.execute(query).mappings())
+
+    def run(self, run_id: int) -> tuple[RunRow, tuple[AttemptRow, ...]] | None:
+        """Read one row and all its attempts, oldest first; None if there is no such row."""
+        query = _runs().where(run.c.lock_id == self._lock_id, run.c.id == run_id)
+        attempts = (
+            select(run_attempt, run_output.c.text.label("output"), run_output.c.truncated)
+            .outerjoin(run_output, run_output.c.attempt_id == run_attempt.c.id)
+            .where(run_attempt.c.run_id == run_id)
+            .order_by(run_attempt.c.attempt, run_attempt.c.id)
+        )
+        with self._database.connect() as connection:
+            found = connection.execute(query).mappings().first()
+            if found is None:
+                return None
+            rows = connection.execute(attempts).mappings().all()
+        return _run_row(found), tuple(_attempt_row(row) for row in rows)
+
+    def job_ids(self) -> tuple[str, ...]:
+        """Read the ids of all jobs that the ledger has ever known, in order."""
+        query = select(job_state.c.job_id).where(job_state.c.lock_id == self._lock_id).order_by(job_state.c.job_id)
+        with self._database.connect() as connection:
+            return tuple(connection.execute(query).scalars())
+
+    def job(self, job_id: str) -> JobRow | None:
+        """Read one job; None if no leader ever had it."""
+        with self._database.connect() as connection:
+            jobs = self._jobs(connection, job_id)
+        return jobs[0] if jobs else None
+
+    def row_at(self, job_id: str, moment: datetime) -> RunRow | None:
+        """Read the row whose tick is `moment`, or the range that reaches over it."""
+        query = (
+            _runs()
+            .where(
+                run.c.lock_id == self._lock_id,
+                run.c.job_id == job_id,
+                run.c.kind.in_([kind.value for kind in _TICK_KINDS]),
+                run.c.scheduled_at <= moment,
+            )
+            .order_by(run.c.scheduled_at.desc())
+            .limit(1)
+        )
+        with self._database.connect() as connection:
+            found = connection.execute(query).mappings().first()
+        row = _run_row(found) if found is not None else None
+        return row if row is not None and moment <= (row.until or row.scheduled_at) else None
+
+    def run_after(self, job_id: str, moment: datetime, limit: datetime) -> RunRow | None:
+        """Read the first row in (moment, limit] that was to run: what earlier ticks were folded into."""
+        decided_against = (State.MISSED.value, State.SKIPPED.value)
+        return self._neighbour(
+            job_id,
+            and_(run.c.scheduled_at > moment, run.c.scheduled_at <= limit, run.c.state.not_in(decided_against)),
+            run.c.scheduled_at,
+        )
+
+    def run_at_work(self, job_id: str, moment: datetime) -> RunRow | None:
+        """Read the newest earlier run that had begun, or was to begin, before `moment` and was not over yet."""
+        began = and_(run_attempt.c.started_at <= moment, func.coalesce(run_attempt.c.finished_at, moment) >= moment)
+        waiting = and_(run.c.state == State.WAITING.value, run.c.decided_at <= moment)
+        return self._neighbour(
+            job_id, and_(run.c.scheduled_at < moment, or_(began, waiting)), run.c.scheduled_at.desc()
+        )
+
+    def terms_around(self, moment: datetime) -> tuple[TermRow | None, TermRow | None]:
+        """Read the last leadership that began by `moment`, and the first that began after it."""
+        mine = leader_term.c.lock_id == self._lock_id
+        before = select(func.max(leader_term.c.term)).where(mine, leader_term.c.acquired_at <= moment)
+        after = select(func.min(leader_term.c.term)).where(mine, leader_term.c.acquired_at > moment)
+        with self._database.connect() as connection:
+            earlier = self._terms(connection, leader_term.c.term == before.scalar_subquery())
+            later = self._terms(connection, leader_term.c.term == after.scalar_subquery())
+        return (earlier[0] if earlier else None), (later[0] if later else None)
+
+    def _neighbour(self, job_id: str, condition: ColumnElement[bool], order: Any) -> RunRow | None:
+        query = (
+            _runs()
+            .where(run.c.lock_id == self._lock_id, run.c.job_id == job_id, run.c.kind != Kind.MANUAL.value, condition)
+            .order_by(order)
+            .limit(1)
+        )
+        with self._database.connect() as connection:
+            found = connection.execute(query).mappings().first()
+        return _run_row(found) if found is not None else None
+
+    def _leader(self, connection: Connection, now: datetime) -> Leader | None:
+        armed: ColumnElement[bool] = literal(False)
+        if self._database.dialect == "postgresql":
+            # A guard of an earlier incarnation of the server is gone with it.
+            guarded = leader_lease.c.guard_boot == func.pg_postmaster_start_time()
+            armed = and_(leader_lease.c.guard_pid.is_not(None), guarded)
+        query = (
+            select(
+                leader_lease.c.leader_id,
+                leader_lease.c.term,
+                func.coalesce(leader_term.c.acquired_at, leader_lease.c.created_at).label("acquired_at"),
+                leader_lease.c.expires_at,
+                leader_lease.c.lease_seconds,
+                armed.label("armed"),
+            )
+            .outerjoin(
+                leader_term, and_(leader_term.c.lock_id == leader_lease.c.id, leader_term.c.term == leader_lease.c.term)
+            )
+            .where(leader_lease.c.id == self._lock_id)
+        )
+        row = connection.execute(query).mappings().first()
+        # An expiry further away than the lease is long stands for a clock that was set back: it has expired.
+        if row is None or not now < row["expires_at"] <= now + timedelta(seconds=row["lease_seconds"] + 1):
+            return None
+        return Leader(row["leader_id"], row["term"], row["acquired_at"], row["expires_at"], bool(row["armed"]))
+
+    def _newest_term(self) -> Any:
+        return select(func.max(leader_term.c.term)).where(leader_term.c.lock_id == self._lock_id).scalar_subquery()
+
+    def _terms(self, connection: Connection, condition: ColumnElement[bool]) -> list[TermRow]:
+        query = select(leader_term).where(leader_term.c.lock_id == self._lock_id, condition)
+        return [
+            TermRow(row["term"], row["leader_id"], row["acquired_at"], row["ended_at"], row["end_reason"])
+            for row in connection.execute(query).mappings()
+        ]
+
+    def _replicas(self, connection: Connection) -> tuple[ReplicaRow, ...]:
+        names = ("instance_id", "host", "pid", "version", "config_hash", "started_at", "seen_at")
+        query = (
+            select(*(replica.c[name] for name in names))
+            .where(replica.c.lock_id == self._lock_id)
+            .order_by(replica.c.started_at, replica.c.instance_id)
+        )
+        return tuple(ReplicaRow(**row) for row in connection.execute(query).mappings())
+
+    def _jobs(self, connection: Connection, job_id: str | None = None) -> list[JobRow]:
+        newest = (
+            select(func.max(run.c.id))
+            .where(
+                run.c.lock_id == job_state.c.lock_id,
+                run.c.job_id == job_state.c.job_id,
+                run.c.state != State.WAITING.value,
+            )
+            .correlate(job_state)
+            .scalar_subquery()
+        )
+        query = (
+            select(job_state, run.c.id, run.c.scheduled_at, run.c.until, run.c.state, run.c.reason)
+            .outerjoin(run, run.c.id == newest)
+            .where(job_state.c.lock_id == self._lock_id)
+            .order_by(job_state.c.job_id)
+        )
+        counts = (
+            select(run.c.job_id, func.count())
+            .where(run.c.lock_id == self._lock_id, run.c.state == State.RUNNING.value)
+            .group_by(run.c.job_id)
+        )
+        if job_id is not None:
+            query = query.where(job_state.c.job_id == job_id)
+            counts = counts.where(run.c.job_id == job_id)
+        running = {row[0]: int(row[1]) for row in connection.execute(counts)}
+        return [_job_row(row, running) for row in connection.execute(query).mappings()]
+
+
+def _now(connection: Connection) -> datetime:
+    now: datetime = connection.execute(select(database_time())).scalar_one()
+    return now
+
+
+def _present(jobs: Sequence[JobRow], leader: Leader | None, now: datetime) -> tuple[JobRow, ...]:
+    """Leave out what is no longer configured: no leader has settled it since long, or this one not at all."""
+    if not jobs:
+        return ()
+    oldest = max(job.present_at for job in jobs) - ABSENT_AFTER
+    if leader is not None and now - leader.acquired_at > SETTLES_WITHIN:
+        oldest = max(oldest, leader.acquired_at)
+    return tuple(job for job in jobs if job.present_at >= oldest)
+
+
+def _runs() -> Select[Any]:
+    return select(
+        run.c.id,
+        run.c.job_id,
+        run.c.scheduled_at,
+        run.c.until,
+        run.c.due_at,
+        run.c.kind,
+        run.c.state,
+        run.c.reason,
+        run.c.decided_at,
+        run.c.decided_by,
+        run.c.attempt,
+        run.c.cancel_requested_at,
+        run_attempt.c.term,
+        run_attempt.c.instance_id,
+        run_attempt.c.started_at,
+        run_attempt.c.finished_at,
+        run_attempt.c.exit_code,
+        run_attempt.c.error,
+    ).outerjoin(run_attempt, and_(run_attempt.c.run_id == run.c.id, run_attempt.c.attempt == run.c.attempt))
+
+
+def _run_row(row: RowMapping) -> RunRow:
+    values = dict(row)
+    values["kind"], values["state"], values["reason"] = Kind(row["kind"]), State(row["state"]), _reason(row["reason"])
+    return RunRow(**values)
+
+
+def _attempt_row(row: RowMapping) -> AttemptRow:
+    return AttemptRow(
+        id=row["id"],
+        attempt=row["attempt"],
+        term=row["term"],
+        instance_id=row["instance_id"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        state=State(row["state"]),
+        error=row["error"],
+        exit_code=row["exit_code"],
+        result=row["result"],
+        output=row["output"],
+        output_truncated=bool(row["truncated"]),
+    )
+
+
+def _job_row(row: RowMapping, running: Mapping[str, int]) -> JobRow:
+    pause = None
+    if row["paused_at"] is not None:
+        pause = Pause(row["paused_at"], row["paused_until"], row["paused_by"], row["pause_reason"])
+    last = None
+    if row["id"] is not None:
+        last = LastRun(row["id"], row["scheduled_at"], row["until"], State(row["state"]), _reason(row["reason"]))
+    return JobRow(
+        job_id=row["job_id"],
+        canonical=row["schedule"],
+        timezone=row["timezone"],
+        enabled=bool(row["enabled"]),
+        accountable_from=row["accountable_from"],
+        settled_until=row["settled_until"],
+        present_at=row["present_at"],
+        pause=pause,
+        running_count=running.get(row["job_id"], 0),
+        last=last,
+    )
+
+
+def _reason(value: str | None) -> Reason | None:
+    return None if value is None else Reason(value)

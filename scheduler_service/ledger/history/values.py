@@ -1,0 +1,182 @@
+"""What the reads answer: rows as values.  Moments are aware UTC and the database's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from scheduler_service.model import Kind, Reason, State
+from scheduler_service.schedule import Schedule, parse
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The replica that holds the lease, and until when if it does not renew it."""
+
+    instance_id: str
+    term: int
+    acquired_at: datetime
+    expires_at: datetime
+    crash_detection: bool  # whether another replica would notice at once that it died
+
+
+@dataclass(frozen=True, slots=True)
+class TermRow:
+    """One leadership of the past or the present; `ended_at` only if the lease was given back."""
+
+    term: int
+    leader_id: str
+    acquired_at: datetime
+    ended_at: datetime | None
+    end_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRow:
+    """A replica as it signed in last."""
+
+    instance_id: str
+    host: str
+    pid: int
+    version: str
+    config_hash: str
+    started_at: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Since when a job is paused, and until when if that is known."""
+
+    at: datetime
+    until: datetime | None
+    by: str | None
+    reason: str | None
+
+    def holds(self, moment: datetime) -> bool:
+        """Return whether a tick at `moment` falls into the pause."""
+        return moment > self.at and (self.until is None or moment <= self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """The newest row of a job that is not still to start."""
+
+    id: int
+    scheduled_at: datetime
+    until: datetime | None
+    state: State
+    reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job as the leader stored it."""
+
+    job_id: str
+    canonical: str
+    timezone: str
+    enabled: bool
+    accountable_from: datetime
+    settled_until: datetime
+    present_at: datetime  # when a leader last had it in its configuration
+    pause: Pause | None = None
+    running_count: int = 0
+    last: LastRun | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule under which it is settled."""
+        return parse(self.canonical, self.timezone)
+
+    def next_tick(self, now: datetime) -> datetime | None:
+        """Return the next tick that may run, or None if none comes: disabled, paused without end, or over."""
+        if not self.enabled or (self.pause is not None and self.pause.until is None):
+            return None
+        after = now if self.pause is None or self.pause.until is None else max(now, self.pause.until)
+        return self.schedule.after(after)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the service stands at `now`."""
+
+    now: datetime
+    lock_id: int
+    leader: Leader | None
+    last_term: TermRow | None  # the newest leadership, also when nobody leads any more
+    replicas: tuple[ReplicaRow, ...]
+    jobs: tuple[JobRow, ...]
+
+    def live(self, replica: ReplicaRow, lost_after_seconds: float) -> bool:
+        """Return whether `replica` was seen lately enough not to be taken for dead."""
+        return (self.now - replica.seen_at).total_seconds() <= lost_after_seconds
+
+    def drifted(self, lost_after_seconds: float) -> tuple[ReplicaRow, ...]:
+        """Return the live replicas whose configuration is not the leader's; without a leader, not the newest one's."""
+        live = [replica for replica in self.replicas if self.live(replica, lost_after_seconds)]
+        leads = [replica for replica in live if self.leader and replica.instance_id == self.leader.instance_id]
+        model = leads or sorted(live, key=lambda replica: replica.started_at)[-1:]
+        return tuple(replica for replica in live if replica.config_hash != model[0].config_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A row of the ledger, with its newest attempt if it has one."""
+
+    id: int
+    job_id: str
+    scheduled_at: datetime
+    until: datetime | None  # the last tick of a range
+    due_at: datetime
+    kind: Kind
+    state: State
+    reason: Reason | None
+    decided_at: datetime
+    decided_by: str | None
+    attempt: int  # how often it was started
+    cancel_requested_at: datetime | None = None
+    term: int | None = None
+    instance_id: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    error: str | None = None
+
+    @property
+    def delay_seconds(self) -> float | None:
+        """How long after it was due it began."""
+        return None if self.started_at is None else (self.started_at - self.due_at).total_seconds()
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long the newest attempt took; None while it runs."""
+        return seconds_between(self.started_at, self.finished_at)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One start of a run, and what is kept of its output."""
+
+    id: int
+    attempt: int
+    term: int
+    instance_id: str
+    started_at: datetime
+    finished_at: datetime | None
+    state: State
+    error: str | None
+    exit_code: int | None
+    result: str | None
+    output: str | None
+    output_truncated: bool
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long it took; None while it runs."""
+        return seconds_between(self.started_at, self.finished_at)
+
+
+def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
+    """Return the seconds from `start` to `end`, if both are known."""
+    return None if start is None or end is None else (end - start).total_seconds()

@@ -1,0 +1,121 @@
+"""`runs` and `runs show`: the ledger."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tests.cli.conftest import Command, Story
+
+
+def test_runs_come_newest_tick_first_with_delay_and_duration(command: Command, story: Story) -> None:
+    earlier, later = story.minute - timedelta(minutes=2), story.minute - timedelta(minutes=1)
+    first = story.run(earlier, "failed")
+    story.attempt(first, earlier + timedelta(milliseconds=250), "failed", error="ValueError: no", exit_code=None)
+    second = story.run(later, "missed", "window")
+
+    newest, oldest = command("runs", *story.place, "--json").document
+
+    assert (newest["id"], newest["state"], newest["reason"]) == (second, "missed", "window")
+    assert (newest["started_at"], newest["delay_seconds"], newest["duration_seconds"]) == (None, None, None)
+    assert oldest == {
+        "id": first,
+        "job": "report",
+        "scheduled_at": earlier.isoformat().replace("+00:00", "Z"),
+        "until": None,
+        "due_at": earlier.isoformat().replace("+00:00", "Z"),
+        "kind": "scheduled",
+        "state": "failed",
+        "reason": None,
+        "decided_at": oldest["decided_at"],
+        "decided_by": "first",
+        "attempt": 1,
+        "term": 3,
+        "instance_id": "first",
+        "started_at": oldest["started_at"],
+        "finished_at": oldest["finished_at"],
+        "exit_code": None,
+        "error": "ValueError: no",
+        "delay_seconds": 0.25,
+        "duration_seconds": 1.5,
+    }
+
+
+def test_runs_can_be_chosen_by_job_state_and_time(command: Command, story: Story) -> None:
+    story.job()
+    old = story.run(story.minute - timedelta(hours=3), "succeeded")
+    new = story.run(story.minute - timedelta(minutes=1), "succeeded")
+    other = story.run(story.minute, "lost", job_id="backup")
+
+    def ids(*options: str) -> list[int]:
+        return [row["id"] for row in command("runs", *options, *story.place, "--json").document]
+
+    assert ids() == [other, new, old]
+    assert ids("report") == [new, old]
+    assert ids("--state", "lost") == [other]
+    assert ids("--since", "2h") == [other, new]
+    assert ids("--since", (story.minute - timedelta(minutes=1)).isoformat(), "report") == [new]
+
+
+def test_a_range_is_found_by_its_last_tick(command: Command, story: Story) -> None:
+    paused = story.run(
+        story.minute - timedelta(hours=3), "skipped", "paused", kind="range", until=story.minute - timedelta(hours=1)
+    )
+
+    (row,) = command("runs", *story.place, "--since", "2h", "--json").document
+
+    assert (row["id"], row["kind"]) == (paused, "range")
+
+
+def test_older_runs_are_left_out_and_that_is_said(command: Command, sqlite_story: Story) -> None:
+    for minutes in range(3):
+        sqlite_story.run(sqlite_story.minute - timedelta(minutes=minutes), "succeeded")
+
+    answered = command("runs", *sqlite_story.place, "--limit", 2)
+
+    assert len(answered.out.splitlines()) == 3
+    assert answered.err == "there are older ones: --limit 20\n"
+
+
+def test_no_runs_is_an_empty_answer_and_not_a_mistake(command: Command, sqlite_story: Story) -> None:
+    assert command("runs", *sqlite_story.place).out == ""
+    assert command("runs", *sqlite_story.place, "--json").document == []
+
+
+def test_show_has_every_attempt_and_what_it_wrote(command: Command, story: Story) -> None:
+    run_id = story.run(story.minute, "succeeded")
+    story.attempt(run_id, story.minute, "lost", instance_id="second")
+    fence = story.attempt(run_id, story.minute, "succeeded", attempt=2, result="42")
+    story.output(fence, "one\ntwo\n", truncated=True)
+
+    document = command("runs", "show", run_id, *story.place, "--json").document
+
+    assert document["id"] == run_id
+    assert [attempt["state"] for attempt in document["attempts"]] == ["lost", "succeeded"]
+    assert document["attempts"][1]["output_truncated"] is True
+    assert document["output"] == "one\ntwo\n"
+    shown = command("runs", "show", run_id, *story.place).out
+    assert f"attempt 2 (fence {fence}): succeeded, took 1.5s" in shown
+    assert "    two\n" in shown
+
+
+def test_a_run_that_is_not_there_is_a_mistake(command: Command, sqlite_story: Story) -> None:
+    for typed in ("12", "abc", "99999999999999999999999"):
+        answered = command("runs", "show", typed, *sqlite_story.place, exit_code=2)
+        assert answered.err.startswith(f"error: there is no run '{typed}'")
+        assert len(answered.lines) == 1
+
+
+def test_a_job_that_is_misspelt_is_answered_with_the_nearest(command: Command, sqlite_story: Story) -> None:
+    sqlite_story.job()
+
+    answered = command("runs", "reprot", *sqlite_story.place, exit_code=2)
+
+    assert answered.err == "error: the ledger knows no job 'reprot'; did you mean 'report'?\n"
+
+
+def test_a_time_that_is_none_says_what_one_looks_like(command: Command, sqlite_story: Story) -> None:
+    answered = command("runs", *sqlite_story.place, "--since", "yesterday", exit_code=2)
+
+    assert answered.err == (
+        "error: 'yesterday' is not a time: write, for example, 2026-01-31T12:00:00Z, or how long ago, as in 90m\n"
+    )

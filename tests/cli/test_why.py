@@ -1,0 +1,229 @@
+"""`why`: what was decided for one tick, by whom, and why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Command, Story
+
+
+def iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+@pytest.fixture
+def tick(story: Story) -> datetime:
+    return story.minute - timedelta(minutes=30)
+
+
+def ask(command: Command, story: Story, moment: datetime | str, job: str = "report") -> Any:
+    typed = moment if isinstance(moment, str) else iso(moment)
+    return command("why", job, typed, *story.place, "--json").document
+
+
+def test_a_tick_that_ran_names_replica_delay_and_duration(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+    run_id = story.run(tick, "succeeded")
+    story.attempt(run_id, tick + timedelta(milliseconds=50), "succeeded")
+
+    document = ask(command, story, tick)
+
+    assert document == {
+        "job": "report",
+        "scheduled_at": iso(tick),
+        "decision": "succeeded",
+        "reason": None,
+        "decided_at": document["decided_at"],
+        "decided_by": "first",
+        "run": run_id,
+        "explanation": document["explanation"],
+        "previous": iso(tick - timedelta(minutes=1)),
+        "next": iso(tick + timedelta(minutes=1)),
+    }
+    assert "started on first at" in document["explanation"]
+    assert "0.05s after it was due, and ended well after 1.5s." in document["explanation"]
+
+
+def test_a_failure_says_what_went_wrong(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+    story.attempt(story.run(tick, "failed"), tick, "failed", error="Traceback…\nValueError: no disk")
+
+    assert ask(command, story, tick)["explanation"].endswith("failed after 1.5s: ValueError: no disk.")
+
+
+def test_a_lost_run_is_not_said_to_have_worked(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+    story.attempt(story.run(tick, "lost"), tick, "lost")
+
+    assert "whether it did its work is not known" in ask(command, story, tick)["explanation"]
+
+
+def test_a_tick_missed_between_two_leaders_names_both_and_what_it_was_folded_into(
+    command: Command, story: Story, tick: datetime
+) -> None:
+    story.job()
+    story.term(3, "first", tick - timedelta(hours=1), tick - timedelta(minutes=1))
+    elected = tick + timedelta(minutes=4, seconds=30)
+    story.term(4, "second", elected)
+    decided = {"decided_at": elected, "decided_by": "second"}
+    story.run(tick, "missed", "coalesced", **decided)
+    later = tick + timedelta(minutes=4)
+    run_id = story.run(later, "succeeded", kind="catch_up", **decided)
+    story.attempt(run_id, elected, "succeeded", instance_id="second")
+
+    missed, caught_up = ask(command, story, tick), ask(command, story, later)
+
+    assert (missed["decision"], missed["reason"], missed["decided_by"]) == ("missed", "coalesced", "second")
+    assert f"no replica led from {iso(tick - timedelta(minutes=1))} until second was elected" in missed["explanation"]
+    assert f"folded into the tick of {iso(later)} (coalesced), which is run {run_id}." in missed["explanation"]
+    assert caught_up["explanation"].startswith("The tick was missed at first (no replica led from ")
+
+
+def test_a_leader_that_died_is_said_to_have_left_the_tick_undecided(
+    command: Command, story: Story, tick: datetime
+) -> None:
+    story.job()
+    story.term(3, "first", tick - timedelta(hours=1))
+    story.term(4, "second", tick + timedelta(minutes=2))
+    story.run(tick, "missed", "policy", decided_at=tick + timedelta(minutes=2), decided_by="second")
+
+    explanation = ask(command, story, tick)["explanation"]
+
+    assert "first, which led before, did not decide it, and second was elected at" in explanation
+    assert "catch_up 'none' runs nothing that is late." in explanation
+
+
+@pytest.mark.parametrize(("reason", "words"), [("window", "catch_up_window"), ("limit", "catch_up_limit")])
+def test_a_tick_that_was_too_old_names_the_setting(
+    command: Command, story: Story, tick: datetime, reason: str, words: str
+) -> None:
+    story.job()
+    story.term(3, "first", tick - timedelta(hours=1))
+    story.run(tick, "missed", reason, decided_at=tick + timedelta(minutes=2))
+
+    explanation = ask(command, story, tick)["explanation"]
+
+    assert words in explanation
+    assert "first led, but decided it 2m after it was due" in explanation
+
+
+def test_a_tick_skipped_for_overlap_names_the_run_in_its_way(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+    long = story.run(tick - timedelta(minutes=1), "succeeded")
+    story.attempt(long, tick - timedelta(minutes=1), "succeeded", seconds=90)
+    story.run(tick, "skipped", "overlap")
+
+    explanation = ask(command, story, tick)["explanation"]
+
+    assert f"run {long}, of the tick of {iso(tick - timedelta(minutes=1))}, was not over" in explanation
+
+
+def test_a_range_covers_the_ticks_in_it_and_no_other_moment(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+    run_id = story.run(tick - timedelta(minutes=20), "skipped", "paused", kind="range", until=tick, decided_at=tick)
+
+    inside = ask(command, story, tick - timedelta(minutes=7))
+    beside = ask(command, story, tick - timedelta(minutes=7, seconds=30))
+
+    assert (inside["decision"], inside["reason"], inside["run"]) == ("skipped", "paused", run_id)
+    assert (beside["decision"], beside["run"]) == ("not_a_tick", None)
+
+
+def test_a_moment_that_is_no_tick_has_neighbours(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+
+    document = ask(command, story, tick + timedelta(seconds=20))
+
+    assert (document["decision"], document["run"], document["decided_by"]) == ("not_a_tick", None, None)
+    assert (document["previous"], document["next"]) == (iso(tick), iso(tick + timedelta(minutes=1)))
+
+
+def test_a_tick_before_the_job_was_accountable_is_owed_by_nobody(
+    command: Command, story: Story, tick: datetime
+) -> None:
+    story.job(accountable_from=tick + timedelta(seconds=1))
+
+    document = ask(command, story, tick)
+
+    assert document["decision"] == "not_accountable"
+    assert iso(tick + timedelta(seconds=1)) in document["explanation"]
+
+
+def test_a_tick_to_come_is_in_the_future(command: Command, story: Story) -> None:
+    story.job()
+
+    assert ask(command, story, story.minute + timedelta(hours=2))["decision"] == "future"
+
+
+def test_a_tick_past_what_is_settled_waits_for_a_leader(command: Command, story: Story, tick: datetime) -> None:
+    story.job(settled_until=tick - timedelta(seconds=1))
+
+    document = ask(command, story, tick)
+
+    assert document["decision"] == "not_settled"
+    assert "not decided yet" in document["explanation"]
+
+
+def test_a_tick_whose_row_was_pruned_is_not_recorded(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+
+    assert ask(command, story, tick)["decision"] == "not_recorded"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"enabled": False}, "The job is disabled"), ({"paused_by": "ann"}, "The job is paused since")],
+)
+def test_a_tick_that_will_not_run_says_so_beforehand(
+    command: Command, sqlite_story: Story, values: dict[str, Any], words: str
+) -> None:
+    if "paused_by" in values:
+        values = {**values, "paused_at": sqlite_story.ago(hours=1)}
+    sqlite_story.job(**values)
+
+    assert ask(command, sqlite_story, sqlite_story.minute + timedelta(minutes=5))["explanation"].startswith(words)
+
+
+def test_a_time_without_offset_is_in_the_zone_of_the_job(command: Command, sqlite_story: Story) -> None:
+    sqlite_story.job(schedule="45 2 * * *", timezone="Europe/Berlin", accountable_from=sqlite_story.ago(days=900))
+    run_id = sqlite_story.run(datetime(2025, 7, 1, 0, 45, tzinfo=UTC), "missed", "policy")
+
+    document = ask(command, sqlite_story, "2025-07-01T02:45")
+
+    assert (document["scheduled_at"], document["run"]) == ("2025-07-01T00:45:00Z", run_id)
+
+
+def test_why_for_people_is_a_few_plain_lines(command: Command, sqlite_story: Story) -> None:
+    tick = sqlite_story.minute - timedelta(minutes=30)
+    sqlite_story.job()
+    run_id = sqlite_story.run(tick, "skipped", "queue_limit")
+
+    answered = command("why", "report", iso(tick), *sqlite_story.place)
+
+    assert answered.out.splitlines() == [
+        f"report at {iso(tick)}: skipped (queue_limit)",
+        "The tick was skipped because as many runs as the job's queue_limit waited already.",
+        f"decided   {iso(tick)[:-1]}.010Z by first",
+        f"row       run {run_id}",
+        f"previous  {iso(tick - timedelta(minutes=1))}",
+        f"next      {iso(tick + timedelta(minutes=1))}",
+    ]
+
+
+def test_an_unknown_job_is_answered_with_the_nearest(command: Command, sqlite_story: Story) -> None:
+    assert command("why", "reprot", "2025-07-01", *sqlite_story.place, exit_code=2).err == (
+        "error: the ledger knows no job 'reprot': no leader has taken up any job yet\n"
+    )
+    sqlite_story.job()
+    assert "did you mean 'report'?" in command("why", "reprot", "2025-07-01", *sqlite_story.place, exit_code=2).err
+
+
+def test_a_time_that_is_none_is_a_mistake(command: Command, sqlite_story: Story) -> None:
+    sqlite_story.job()
+
+    assert command("why", "report", "noon", *sqlite_story.place, exit_code=2).err.startswith(
+        "error: 'noon' is not a time"
+    )
