@@ -23,12 +23,11 @@ ERROR, WARNING, INFO, DEBUG = logging.ERROR, logging.WARNING, logging.INFO, logg
 # name: (level, fields in the order in which a person reads them); a trailing ? may be left out
 CATALOGUE: Mapping[str, tuple[int, str]] = {
     # service
-    "service_started": (INFO, "database version replicas? jobs next_job? next_at?"),
+    "service_started": (INFO, "role database version jobs next_job? next_at?"),
     "service_draining": (INFO, "signal running_count grace_seconds"),
     "service_stopped": (INFO, "exit_code reason"),
     "schema_upgraded": (INFO, "revision_from? revision_to"),
     "thread_crashed": (ERROR, "thread error"),
-    "job_unknown": (ERROR, "job run attempt"),
     # election
     "leader_elected": (INFO, "term lock_id how crash_detection"),
     "leader_observed": (INFO, "leader term"),
@@ -59,6 +58,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "attempt_lost": (WARNING, "job run scheduled_at attempt holder"),
     "attempt_returned": (WARNING, "job run attempt reason"),
     "result_late": (WARNING, "job run attempt"),
+    "result_cut": (ERROR, "job run attempt error"),
     "runs_cancelled": (WARNING, "job count reason"),
     "history_pruned": (DEBUG, "count"),
     # database
@@ -67,7 +67,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     # configuration
     "config_warning": (WARNING, "message"),
     "config_drift": (WARNING, "other other_hash hash"),
-    "lock_id_shared": (WARNING, "leader job_count"),
+    "lock_id_shared": (WARNING, "others job_count"),
 }
 
 

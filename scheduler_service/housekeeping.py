@@ -10,7 +10,7 @@ process; only this silence is taken for one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -25,6 +25,7 @@ WATCH_SECONDS = 1.0  # how often a leader looks while another replica holds open
 PRUNE_SECONDS = 60.0
 PRUNE_ROWS = 500
 RETRY_SECONDS = 1.0
+SAMPLE_JOBS = 100  # so many of our jobs are looked for where another replica has another configuration
 LIVE_SECONDS = 30.0  # a replica seen within this is compared with the leader's configuration
 
 
@@ -64,6 +65,7 @@ class Housekeeping:
         lost_after_seconds: float,
         keep_for: timedelta,
         keep_runs: int,
+        job_ids: Sequence[str],
     ) -> None:
         self._ledger = ledger
         self._replica = replica
@@ -77,6 +79,7 @@ class Housekeeping:
         self._lost_after_seconds = lost_after_seconds
         self._keep_for = keep_for
         self._keep_runs = keep_runs
+        self._job_ids = job_ids[:SAMPLE_JOBS]
         self._watched: dict[str, _Watched] = {}
         self._drifting: dict[str, str] = {}
         self._pruned_at = clock.monotonic()
@@ -154,6 +157,10 @@ class Housekeeping:
                 self._events.emit(
                     "config_drift", other=instance_id, other_hash=config_hash, hash=self._replica.config_hash
                 )
+        if drifting.keys() - self._drifting.keys() and self._job_ids and not self._ledger.job_states(self._job_ids):
+            # No leader ever knew one of our jobs: two services seem to share a lock id.
+            others = ", ".join(sorted(drifting))
+            self._events.emit("lock_id_shared", others=others, job_count=len(self._job_ids))
         self._drifting = {name: value for name, value in drifting.items() if value is not None}
 
     # --- the others

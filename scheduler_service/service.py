@@ -145,6 +145,7 @@ class Service:
             lost_after_seconds=lost_after_seconds,
             keep_for=history.keep_for,
             keep_runs=history.keep_runs,
+            job_ids=tuple(spec.id for spec in config.jobs),
         )
 
     def run(self) -> int:
@@ -212,6 +213,7 @@ class Service:
         first = {"next_job": min(upcoming)[1], "next_at": min(upcoming)[0]} if upcoming else {}
         self._events.emit(
             "service_started",
+            role="standby",  # as every replica begins
             database=self._database.safe_url,
             version=__version__,
             jobs=len(self._config.jobs),

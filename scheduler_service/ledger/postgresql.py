@@ -45,7 +45,7 @@ returned as (
      and (not s.enabled or s.present_at < newest.present_at - :absent)
   returning s.job_id),
 cancelled as (
-  update {p}run set state = 'cancelled' from fence
+  update {p}run set state = 'cancelled', reason = null from fence
    where lock_id = :lock_id and state = 'waiting' and job_id <> all (:jobs) returning run.id)
 select (select count(*) from fence), (select coalesce(json_agg(job_id), '[]') from added),
        (select coalesce(json_agg(job_id), '[]') from returned), (select count(*) from cancelled)"""
@@ -122,7 +122,7 @@ kept as (
   select o.id, o.text, o.truncated from unnest(:output_ids, :outputs, :truncated) as o (id, text, truncated)
     join done on done.id = o.id
   on conflict (attempt_id) do update set text = excluded.text, truncated = excluded.truncated)
-update {p}run r set state = done.state, reason = null, slot_held = not done.returned
+update {p}run r set state = done.state, reason = null, slot_held = r.slot_held and not done.returned
   from done
  where r.id = done.run_id and r.attempt = done.attempt and r.state in ('running', 'lost', 'waiting')"""
 

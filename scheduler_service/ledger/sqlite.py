@@ -73,7 +73,7 @@ class SqliteLedger(LedgerReads):
                 if row[1] not in wanted
             ]
             for run_id in gone:
-                self._on(connection, "update {p}run set state = 'cancelled' where id = :run", run=run_id)
+                self._on(connection, "update {p}run set state = 'cancelled', reason = null where id = :run", run=run_id)
             states = tuple(state for state in self._every_state(connection) if state.job_id in wanted)
             return Adoption(self.known_moment(now), states, tuple(added), tuple(returned), len(gone))
 
@@ -291,7 +291,7 @@ class SqliteLedger(LedgerReads):
         for run_id, number in done:
             self._on(
                 connection,
-                """update {p}run set state = :state, reason = null, slot_held = :held
+                """update {p}run set state = :state, reason = null, slot_held = slot_held and :held
                     where id = :run and attempt = :number and state in ('running', 'lost', 'waiting')""",
                 run=run_id,
                 number=number,

@@ -130,6 +130,7 @@ class World:
             lost_after_seconds=15.0,
             keep_for=timedelta(days=30),
             keep_runs=1000,
+            job_ids=[spec.id for spec in specs],
         )
 
     def execute(self, statement: Any) -> Any:
@@ -558,6 +559,18 @@ def test_drift_is_told_once(world: World) -> None:
     world.housekeeping.step()
     world.housekeeping.step()
     assert world.names().count("config_drift") == 1
+
+
+def test_two_services_that_share_a_lock_id_are_warned(world: World) -> None:
+    world.configure(job("mine"))
+    world.cut.ledger.sign_in(Replica(OTHER, "host", 2, "1", "another"))
+    world.housekeeping.step()
+    world.housekeeping.step()
+    assert world.names().count("lock_id_shared") == 1
+    world.adopt(job("mine"), back=HOUR)
+    world.told.clear()
+    world.housekeeping.step()
+    assert world.names() == ["config_drift"]
 
 
 def rows_of(world: World, table: Any) -> Sequence[Any]:

@@ -80,7 +80,7 @@ class World:
             )
             for number, decided in enumerate(states)
         )
-        default = state.settled_until + 30 * MINUTE
+        default = state.settled_until + 10 * MINUTE
         known = {"exclusive": True, "decisions": decisions, **changes}
         return Settlement(state, until or default, state.schedule, state.timezone, state.enabled, **known)
 
@@ -419,6 +419,18 @@ def test_a_late_result_changes_only_its_own_row_once_a_newer_attempt_runs(world:
     row = world.row(run, id=attempt.run_id)
     assert (row.state, row.slot_held) == ("running", True)
     assert world.row(run_attempt, id=attempt.id).state == "succeeded"
+
+
+def test_a_late_time_out_does_not_take_back_a_slot_that_was_given_on(world: World) -> None:
+    attempt = world.started()
+    world.ledger.mark_lost(world.lease, ME, None)
+    state = world.ledger.job_states(["a"])[0]
+    assert world.ledger.settle(world.lease, [world.settlement(state, State.WAITING)]) == {"a"}
+    (newer,) = world.ledger.waiting(10)
+    assert world.ledger.start(world.lease, "newer", [(newer, True)], 0.0)
+    world.ledger.finish([Finished(attempt, outcome(State.TIMED_OUT, returned=False))])
+    assert world.row(run, id=attempt.run_id).slot_held is False
+    assert world.row(run, id=newer.id).slot_held is True
 
 
 def test_a_vanished_replica_frees_the_slot_that_a_stuck_thread_held(world: World) -> None:
