@@ -1,0 +1,88 @@
+"""What a running job sees of itself.
+
+A callable gets its `RunContext` through a parameter with that annotation, or asks `current_run()`:
+
+    def prune(folder: str, run: RunContext) -> None:
+        for path in Path(folder).iterdir():
+            run.check()              # raises Cancelled when this run shall end
+            ...
+
+`current_run()` works in the job's function, in coroutines and tasks it starts and in
+`asyncio.to_thread`.  A thread that the job starts itself sees it only if it is given the context:
+`Thread(target=contextvars.copy_context().run, args=(function,))`.
+
+Stopping is a request.  Nothing is interrupted by force but commands and coroutines: a function that
+runs long looks at `stopping`, or calls `check()`, from time to time.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+
+
+class Cancelled(BaseException):  # not an error: somebody asked for it
+    """The run shall end; raised by `RunContext.check`.
+
+    It is no `Exception`, as asyncio's CancelledError is none: `except Exception` around one step of a
+    job, or a retry loop in a library, must not swallow the request to stop and go on.  Clean up in
+    `finally`, and let it pass: the run is then recorded as cancelled.
+    """
+
+
+class Stopping(threading.Event):
+    """A request to stop, and who made it for what reason."""
+
+    reason = "it was asked to stop"
+
+    def request(self, reason: str) -> None:
+        """Ask to stop; the first reason stays."""
+        if not self.is_set():
+            self.reason = reason
+            self.set()
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """The run that is going on, as its job may see it."""
+
+    job: str
+    scheduled_at: datetime  # the tick, as the schedule gives it, aware UTC
+    due_at: datetime  # when it was due: later than the tick where the job has jitter
+    term: int  # of the leader that started it
+    fence: int  # grows with every start of any job: pass it on to refuse what comes from an older start
+    attempt: int  # 1 for the first start of this run
+    run_id: int
+    instance: str  # the replica that runs it
+    stopping: threading.Event  # set when this run shall end
+
+    def check(self) -> None:
+        """Return if the run may go on; raise Cancelled if it shall end or was marked lost."""
+        if self.stopping.is_set():
+            raise Cancelled(stop_reason(self.stopping))
+
+
+def stop_reason(stopping: threading.Event) -> str:
+    """Return why the run shall end, for a person."""
+    return stopping.reason if isinstance(stopping, Stopping) else Stopping.reason
+
+
+_current: contextvars.ContextVar[RunContext] = contextvars.ContextVar("scheduler_service_run")
+
+
+def current_run() -> RunContext:
+    """Return the context of the run that this code belongs to; LookupError outside a run."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise LookupError(
+            "no run is going on here: current_run() works in a job's function, in its coroutines, and in threads"
+            " that were given its context (contextvars.copy_context().run)"
+        ) from None
+
+
+def enter_run(context: RunContext) -> None:
+    """Make `context` the current run of this thread's or task's context; the runner calls it."""
+    _current.set(context)

@@ -1,0 +1,192 @@
+"""Write finished attempts to the ledger, in batches, until each is written.
+
+    add --> waiting --a batch of what has gathered--> written --> on_written
+              ^  |
+              |  | the store does not answer: again, with growing pauses, for as long as it takes
+              |  | it refuses, or has not answered for long: row by row
+              |  |     a row that it refuses alone: without its words, which are then lost, and that is told
+              `--'
+
+A result is the only proof that a run ended, so none is given up while the process lives.  The queue is
+bounded by whoever adds: a worker takes nothing new while too much waits.
+
+`step` does one round and says how long to wait; it starts no thread and never sleeps.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from scheduler_service.clock import Clock
+from scheduler_service.database import StoreConflict, StoreUnavailable
+from scheduler_service.events import Events, Outage
+from scheduler_service.ledger import Finished
+from scheduler_service.model import Attempt, Outcome
+
+BATCH_RESULTS = 200
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0
+FLUSH_PAUSE_SECONDS = 0.2  # between tries while somebody waits for the end
+PATIENCE = 5  # failed tries, after which one row may be the reason
+IDLE_SECONDS = 60.0
+
+
+def _nobody(_: Sequence[Attempt]) -> None:
+    pass
+
+
+class Results:
+    """The results that wait to be written, and the thread that writes them."""
+
+    def __init__(
+        self,
+        finish: Callable[[Sequence[Finished]], None],
+        *,
+        events: Events,
+        clock: Clock,
+        on_crash: Callable[[str, BaseException], None] | None = None,
+    ) -> None:
+        self._finish = finish
+        self._events = events
+        self._clock = clock
+        self._on_crash = on_crash
+        self._outage = Outage(events, "results", clock)
+        self._changed = threading.Condition()
+        self._waiting: dict[int, Finished] = {}  # by attempt id, in the order in which they ended
+        self._flushing_count = 0
+        self._hurried = False
+        self._stopped = False
+        # From here on only the writing thread writes.
+        self._failed_count = 0  # tries in a row
+        self._thread: threading.Thread | None = None
+        self.on_written: Callable[[Sequence[Attempt]], None] = _nobody  # called when results are durable
+
+    # --- from other threads
+
+    @property
+    def pending_count(self) -> int:
+        """How many results are not written yet."""
+        return len(self._waiting)
+
+    def add(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Take a result, to be written soon; never blocks."""
+        with self._changed:
+            self._waiting[attempt.id] = Finished(attempt, outcome)
+            self._changed.notify_all()
+
+    def flush(self, deadline: float) -> bool:
+        """Wait until nothing waits, at most until `deadline` on the boot clock; return whether all is written."""
+        with self._changed:
+            self._flushing_count += 1
+            self._hurried = True
+            self._changed.notify_all()
+            try:
+                while self._waiting and (left := deadline - self._clock.monotonic()) > 0:
+                    self._changed.wait(min(left, 0.5))
+                return not self._waiting
+            finally:
+                self._flushing_count -= 1
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread = threading.Thread(target=self._run, name="results", daemon=True)
+        self._thread.start()
+
+    def stop(self, seconds: float = 2.0) -> None:
+        """Stop writing, whatever still waits; wait at most `seconds` for a write that is going on."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped:
+                self._rest(self.step())
+        except BaseException as error:
+            if self._on_crash is None:
+                self._events.emit("thread_crashed", thread="results", error=f"{type(error).__name__}: {error}")
+                raise
+            self._on_crash("results", error)
+
+    def _rest(self, seconds: float) -> None:
+        def ready() -> bool:
+            # New results are no reason to try a store again that did not answer a moment ago.
+            return self._stopped or self._hurried or (bool(self._waiting) and not self._failed_count)
+
+        with self._changed:
+            self._changed.wait_for(ready, seconds)
+            self._hurried = False
+
+    def step(self) -> float:
+        """Write what has gathered; return the seconds until the next step."""
+        batch = self._gathered()
+        if not batch:
+            return IDLE_SECONDS
+        if self._failed_count < PATIENCE:
+            problem = self._write(batch)
+            if problem is None:
+                return 0.0
+            if _may_pass(problem):
+                return self._pause(problem)
+        return self._write_singly(batch)
+
+    def _gathered(self) -> list[Finished]:
+        with self._changed:
+            return [one for one, _ in zip(self._waiting.values(), range(BATCH_RESULTS), strict=False)]
+
+    def _write(self, batch: Sequence[Finished]) -> Exception | None:
+        """Send one statement; return what went wrong."""
+        try:
+            self._finish(batch)
+        except Exception as error:  # whatever is wrong with it, a result must not be lost
+            return error
+        self._outage.over()
+        self._failed_count = 0
+        self._forget(one.attempt for one in batch)
+        return None
+
+    def _write_singly(self, batch: Sequence[Finished]) -> float:
+        refused: Exception | None = None
+        for one in batch:
+            problem = self._write([one])
+            if problem is None:
+                continue
+            bare = Finished(one.attempt, replace(one.outcome, output="", error=None, result=None))
+            still = self._write([bare])
+            if still is None:
+                attempt = one.attempt
+                self._events.emit(
+                    "result_cut", job=attempt.job_id, run=attempt.run_id, attempt=attempt.attempt, error=str(problem)
+                )
+            elif _may_pass(still):
+                return self._pause(still)
+            else:
+                refused = still
+                with self._changed:  # behind the others
+                    self._waiting[one.attempt.id] = self._waiting.pop(one.attempt.id)
+        return 0.0 if refused is None else self._pause(refused)
+
+    def _pause(self, problem: Exception) -> float:
+        self._outage.failed(problem)
+        seconds: float = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failed_count, 10))
+        self._failed_count += 1
+        return min(seconds, FLUSH_PAUSE_SECONDS) if self._flushing_count else seconds
+
+    def _forget(self, attempts: Iterable[Attempt]) -> None:
+        written = list(attempts)
+        self.on_written(written)
+        with self._changed:
+            for attempt in written:
+                del self._waiting[attempt.id]
+            self._changed.notify_all()
+
+
+def _may_pass(problem: Exception) -> bool:
+    """Whether the store, rather than a row, is the reason."""
+    return isinstance(problem, StoreUnavailable) and not isinstance(problem, StoreConflict)
