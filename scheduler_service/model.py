@@ -5,14 +5,23 @@ All of them are immutable and are handed from thread to thread whole.  Datetimes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_serializer,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from scheduler_service.schedule import Schedule
 
@@ -110,6 +119,30 @@ class Lease:
         return now < self.trusted_until
 
 
+class Discreet(BaseModel):
+    """A frozen value that shows `***` for what came from variables or files: it may be a secret."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, populate_by_name=True, hide_input_in_errors=True
+    )
+
+    hidden: SkipJsonSchema[frozenset[str]] = Field(frozenset(), exclude=True, repr=False)  # names of such fields
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Give pydantic what it shows."""
+        return [(name, "***" if name in self.hidden else value) for name, value in super().__repr_args__()]
+
+    @model_serializer(mode="wrap")
+    def _masked(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        shown: dict[str, Any] = handler(self)
+        if info.mode_is_json():
+            for name, field in type(self).model_fields.items():
+                for key in (name, field.alias):
+                    if key in shown and name in self.hidden:
+                        shown[key] = "***"
+        return shown
+
+
 class Retry(BaseModel):
     """How often and how soon a failed run is started again."""
 
@@ -122,10 +155,8 @@ class Retry(BaseModel):
     on: tuple[str, ...] = ("error", "timeout")  # `for` in YAML
 
 
-class JobSpec(BaseModel):
+class JobSpec(Discreet):
     """One job as the configuration names it, parsed and checked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     id: str
     schedule: Schedule  # with its zone, starts_at and ends_at
@@ -152,6 +183,10 @@ class JobSpec(BaseModel):
     enabled: bool = True
     description: str = ""
     tags: tuple[str, ...] = ()
+
+    @field_serializer("schedule", when_used="json")
+    def _written(self, schedule: Schedule) -> str:
+        return schedule.canonical
 
     @property
     def exclusive(self) -> bool:

@@ -1,0 +1,92 @@
+"""What is wrong with a configuration, and where: collected, so that one look shows everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Position(NamedTuple):
+    """A place in the file, both counted from 1; line 0 is the file as a whole."""
+
+    line: int
+    column: int
+
+
+WHOLE_FILE = Position(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, or worth a warning: `config.yaml:14:5   jobs.nightly.tiemout: …`."""
+
+    file: str
+    line: int
+    column: int
+    path: str  # of the setting, as in jobs.nightly.timeout; empty where there is none
+    message: str
+
+    def format(self, width: int = 5) -> str:
+        """Return the line for a person, with `width` characters for line and column."""
+        place = f":{f'{self.line}:{self.column}':<{width}}  " if self.line else ": "
+        return f"{self.file}{place}{self.path}{': ' if self.path else ''}{self.message}"
+
+    def __str__(self) -> str:
+        return self.format()
+
+
+def format_problems(problems: Iterable[Problem]) -> str:
+    """Return the lines for a person, aligned."""
+    problems = tuple(problems)
+    width = max((len(f"{problem.line}:{problem.column}") for problem in problems if problem.line), default=0)
+    return "\n".join(problem.format(width) for problem in problems)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used.  Its text is one line for each of `problems`, in order of position."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(format_problems(self.problems))
+
+
+class Report:
+    """Collects the problems and warnings of one file."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self._problems: list[Problem] = []
+        self._warnings: list[Problem] = []
+
+    def add(self, position: Position, path: str, message: str) -> None:
+        """Note something wrong."""
+        self._problems.append(Problem(self.file, *position, path, message))
+
+    def warn(self, position: Position, path: str, message: str) -> None:
+        """Note something that is allowed and hardly meant."""
+        self._warnings.append(Problem(self.file, *position, path, message))
+
+    def extend(self, other: Report) -> None:
+        """Take over what another report collected."""
+        self._problems += other._problems
+        self._warnings += other._warnings
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong, in order of position."""
+        return _in_order(self._problems)
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The warnings, in order of position."""
+        return _in_order(self._warnings)
+
+    def raise_problems(self) -> None:
+        """Raise ConfigError if anything is wrong."""
+        if self._problems:
+            raise ConfigError(self.problems)
+
+
+def _in_order(problems: list[Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))

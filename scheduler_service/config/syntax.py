@@ -1,0 +1,102 @@
+"""What YAML's parser complains about, in the words of someone who writes a configuration."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import yaml
+
+from scheduler_service.config.problems import Position
+
+# `key: value` or `- key: value` where the value begins with a character that YAML keeps for itself
+_SPECIAL = re.compile(r"""(?:^|[\s{,-])(?P<key>[\w.-]+)\s*:\s+(?P<value>[*@`%&].*)""")
+_FLOW_END = re.compile(r"""\s*(,\s*[\w."'-]+\s*:.*|[}#].*)$""")
+_EXPRESSION = re.compile(r"\*(/\d+)?([\s,].*)?|@[a-z]+")
+
+# what PyYAML says (context: problem) → where the mistake is, `here` or where the `context` began, and what it is
+_COMPLAINTS = (
+    (
+        "mapping values are not allowed",
+        "here",
+        "this ':' is not expected; indent the line as its neighbours, or put a value with ': ' in it in quotes",
+    ),
+    (
+        "escape",
+        "here",
+        "in double quotes a backslash begins an escape, and this one is not known; use single quotes",
+    ),
+    ("quoted scalar", "context", "the quote that opens here is never closed"),
+    ("could not find expected ':'", "context", "this line is neither 'key: value' nor '- item'"),
+    ("flow node", "here", "a value is missing: a [ or {{ further up is not closed, or there is a comma too many"),
+    ("flow mapping", "here", "a comma, or the end of the {{ in line {line}, is missing before this"),
+    ("flow sequence", "here", "a comma, or the end of the [ in line {line}, is missing before this"),
+    ("block mapping.*found '[]},]'", "here", "this {character!r} closes nothing; remove it"),
+    ("block mapping.*found '<scalar>'", "here", "nothing can follow a closing quote; put the whole value in quotes"),
+    (
+        "block (mapping|collection).*found",
+        "here",
+        "this line is indented unlike its neighbours, which begin in line {line}",
+    ),
+    ("expected the node content", "here", "a value cannot begin with {character!r}; put it in quotes"),
+    ("sequence entries are not allowed", "here", "a list cannot begin here; put its first '- item' on the next line"),
+    ("block scalar", "here", "the text after | or > begins on the next line"),
+    (
+        "<document start>",
+        "here",
+        "this line begins further left than the first one; begin both in the same column",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SyntaxProblem:
+    """Where and what; `repaired` is the whole text with the value in quotes, where that is surely meant."""
+
+    position: Position
+    message: str
+    repaired: str | None = None
+
+
+def explain(error: yaml.MarkedYAMLError, text: str) -> SyntaxProblem:
+    """Return what is wrong, for a person; `text` is what was parsed."""
+    mark = error.problem_mark or error.context_mark
+    context = error.context_mark or mark
+    if mark is None or context is None:
+        return SyntaxProblem(Position(1, 1), f"this is not YAML: {error.problem}")
+    lines = text.split("\n")
+    line = lines[mark.line].rstrip("\r") if mark.line < len(lines) else ""
+    complaint = f"{error.context or ''}: {error.problem or ''}"
+    if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in complaint:
+        return SyntaxProblem(Position(mark.line + 1, line.find("\t") + 1), "a tab cannot indent; use spaces")
+    if re.search(r"scanning an (alias|anchor)", complaint):
+        return _special(lines, line, context)
+    if "cannot start any token" in complaint:
+        return _special(lines, line, mark)
+    if "find expected ':'" in complaint and re.match(r"\s*(-\s+)?[\w.-]+:\S", lines[context.line]):
+        message = "a space is missing after the colon: write 'key: value'"
+        return SyntaxProblem(Position(context.line + 1, context.column + 1), message)
+    for pattern, place, template in _COMPLAINTS:
+        if re.search(pattern, complaint):
+            at = mark if place == "here" else context
+            message = template.format(line=context.line + 1, character=line[mark.column : mark.column + 1])
+            return SyntaxProblem(Position(at.line + 1, at.column + 1), message)
+    return SyntaxProblem(Position(mark.line + 1, mark.column + 1), f"this is not YAML: {error.problem}")
+
+
+def _special(lines: list[str], line: str, mark: yaml.Mark) -> SyntaxProblem:
+    """Return what to do about a value that begins with a character of YAML's own."""
+    here = Position(mark.line + 1, mark.column + 1)
+    for found in _SPECIAL.finditer(line):
+        if found.start("value") == mark.column:
+            value = _FLOW_END.sub("", found["value"]) if "{" in line[: mark.column] else found["value"]
+            value = value.partition(" #")[0].rstrip()
+            quoted = f"{found['key']}: '{value}'"
+            if found["key"] != "cron" and not _EXPRESSION.fullmatch(value):
+                return SyntaxProblem(here, f"a value cannot begin with {value[0]!r}; put it in quotes: {quoted}")
+            if "'" in value:
+                return SyntaxProblem(here, "put the expression in quotes")
+            mended = f"{line[: mark.column]}'{value}'{line[mark.column + len(value) :]}"
+            text = "\n".join([*lines[: mark.line], mended, *lines[mark.line + 1 :]])
+            return SyntaxProblem(here, f"put the expression in quotes: {quoted}", text)
+    return SyntaxProblem(here, f"a value cannot begin with {line[mark.column : mark.column + 1]!r}; put it in quotes")
