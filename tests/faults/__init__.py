@@ -1,0 +1,1 @@
+"""Real processes and a real server, hurt on purpose."""

@@ -1,0 +1,257 @@
+"""Replicas as real processes: started, hurt, and listened to.
+
+    with Fleet(folder, url, jobs) as fleet:
+        fleet.start(3)
+        leader = fleet.leader()
+        leader.kill()
+        fleet.next_leader(leader.term)
+
+What happens is read from the replicas' own logs.  No replica outlives its fleet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).parents[2]
+LIMIT_SECONDS = 60.0  # for whatever is awaited: slow machines shall not break a test
+COMMAND = (sys.executable, "-m", "scheduler_service", "run", "-c")
+FAST_ELECTION = {
+    "lease_duration": "3s",
+    "renewal_interval": "700ms",
+    "jitter_range": "200ms",
+    "attempt_timeout": "500ms",
+    "safety_margin": "300ms",
+    "lost_after": "4s",
+}
+
+Entry = Mapping[str, Any]
+
+
+class Replica:
+    """One `scheduler-service run`."""
+
+    def __init__(self, fleet: Fleet, number: int, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self.number = number
+        self.allowed_code: int | None = None  # the exit code that was provoked; None while it shall live
+        self._log_path = fleet.folder / f"replica-{number}.log"
+        self._fleet = fleet
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        self._reader = threading.Thread(target=self._read, name=f"replica-{number}", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def instance(self) -> str:
+        """The name that it goes by in log and ledger."""
+        return str(self.wait_for("service_started")["instance"])
+
+    def wait_for(self, event: str, since: int = 0, **fields: Any) -> Entry:
+        """Return the first line of its log that tells this event with these fields, `since` a mark of the fleet."""
+        return self._fleet.wait_for(event, self, since, **fields)
+
+    def kill(self) -> None:
+        self.allowed_code = -signal.SIGKILL
+        self.process.kill()
+        self.process.wait(LIMIT_SECONDS)
+
+    def terminate(self) -> None:
+        """Ask it to drain."""
+        self.allowed_code = 0
+        self.process.terminate()
+
+    def wait(self) -> int:
+        """Wait for it to end."""
+        return self.process.wait(LIMIT_SECONDS)
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        if self.alive:
+            self.allowed_code = -signal.SIGKILL
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()  # a frozen process dies of it too
+        self.process.wait(LIMIT_SECONDS)
+        self._reader.join(LIMIT_SECONDS)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+    def tail(self) -> str:
+        return f"--- replica {self.number}\n" + "".join(self._log_path.read_text().splitlines(keepends=True)[-15:])
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self._log_path.open("wb", buffering=0) as copy:
+            for line in self.process.stderr:
+                copy.write(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = {"event": "no_json", "line": line.decode(errors="replace").rstrip()}
+                self._fleet.heard(self, entry)
+
+
+class Fleet:
+    """Replicas that share a configuration, and everything they say."""
+
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        jobs: Mapping[str, Any],
+        *,
+        election: Mapping[str, str] = FAST_ELECTION,
+        **sections: Mapping[str, Any],
+    ) -> None:
+        self.folder = folder
+        self.replicas: list[Replica] = []
+        self._said: list[tuple[Replica, Entry]] = []
+        self._changed = threading.Condition()
+        self.config_path = folder / "config.yaml"
+        self._config = {
+            "version": 1,
+            "service": {"jobs_folder": str(Path(__file__).with_name("jobs"))},
+            "database": {"url": url},
+            "election": dict(election),
+            "http": {"enabled": False},
+            "logging": {"format": "json"},
+            "jobs": dict(jobs),
+            **sections,
+        }
+        # JSON is YAML.
+        self.config_path.write_text(json.dumps(self._config, indent=1))
+
+    def start(self, count: int = 1, environment: Mapping[str, str] | None = None) -> list[Replica]:
+        """Start replicas; return them when each has found its place."""
+        started = []
+        for _ in range(count):
+            command = (*COMMAND, str(self.config_path))
+            replica = Replica(self, len(self.replicas) + 1, command, environment or {})
+            self.replicas.append(replica)
+            started.append(replica)
+        for replica in started:
+            self._wait(lambda replica=replica: self._has_found_its_place(replica), f"a role for {replica.number}")
+        return started
+
+    def leader(self) -> Replica:
+        """Return the replica that leads, once there is one that was not heard to have lost its term."""
+        return self._wait(self._leading, "a leader")
+
+    def term(self, replica: Replica) -> int:
+        """Return the newest term that a replica was elected to."""
+        return max(entry["term"] for who, entry in self.said("leader_elected") if who is replica)
+
+    def next_leader(self, term: int) -> Replica:
+        """Wait until somebody leads in a term after `term`."""
+        return self._wait(lambda: self._leading(after=term), f"a leader after term {term}")
+
+    def wait_for(self, event: str, replica: Replica | None = None, since: int = 0, **fields: Any) -> Entry:
+        """Return the first line that tells this event with these fields, `since` a `mark`."""
+
+        def found() -> Entry | None:
+            for who, entry in self.said(event, since):
+                if replica in (None, who) and fields.items() <= entry.items():
+                    return entry
+            return None
+
+        return self._wait(found, f"{event} {fields or ''} of {replica.number if replica else 'anybody'}")
+
+    def wait_until(self, condition: Callable[[], Any]) -> Any:
+        """Return what `condition` returns once it is true, and look after the processes meanwhile."""
+        return self._wait(condition, str(condition), poll_seconds=0.01)
+
+    def mark(self) -> int:
+        """Return a place in all that is said."""
+        return len(self._said)
+
+    def said(self, event: str, since: int = 0) -> Iterator[tuple[Replica, Entry]]:
+        """Return who told this event, in the order in which it was read."""
+        return ((who, entry) for who, entry in self._said[since:] if entry.get("event") == event)
+
+    def heard(self, replica: Replica, entry: Entry) -> None:
+        """Take note of a line."""
+        with self._changed:
+            self._said.append((replica, entry))
+            self._changed.notify_all()
+
+    def drain(self) -> None:
+        """SIGTERM everybody that lives and wait until they have ended."""
+        living = [replica for replica in self.replicas if replica.alive]
+        for replica in living:
+            replica.terminate()
+        for replica in living:
+            replica.wait()
+
+    def strange_deaths(self) -> list[str]:
+        """Say which processes ended otherwise than they were made to."""
+        return [
+            f"replica {one.number} ended with {one.process.returncode}, not {one.allowed_code}\n{one.tail()}"
+            for one in self.replicas
+            if not one.alive and one.process.returncode != one.allowed_code
+        ]
+
+    def close(self) -> None:
+        for replica in self.replicas:
+            replica.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _has_found_its_place(self, replica: Replica) -> bool:
+        names = {entry.get("event") for who, entry in self._said if who is replica}
+        return "service_started" in names and bool(names & {"leader_elected", "leader_observed"})
+
+    def _leading(self, after: int = 0) -> Replica | None:
+        elected = {entry["term"]: who for who, entry in self.said("leader_elected")}
+        if not elected or max(elected) <= after:
+            return None
+        term, who = max(elected.items())
+        over = any(
+            entry["term"] == term for name in ("leadership_lost", "leadership_released") for _, entry in self.said(name)
+        )
+        return who if who.alive and not over else None
+
+    def _wait(self, condition: Callable[[], Any], what: str, poll_seconds: float = 0.5) -> Any:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not (found := condition()):
+            deaths = self.strange_deaths()
+            assert not deaths, "\n".join(deaths)
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"not within {LIMIT_SECONDS:g} s: {what}\n" + "\n".join(one.tail() for one in self.replicas)
+                )
+            with self._changed:
+                self._changed.wait(poll_seconds)
+        return found

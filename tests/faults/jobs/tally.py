@@ -1,0 +1,27 @@
+"""A job that leaves a line at its beginning and one at its end, in a file that all replicas append to."""
+
+import os
+import time
+
+from scheduler_service.context import RunContext
+
+
+def note(path: str, seconds: float, run: RunContext) -> None:
+    """Write down that a run began, take `seconds`, write down that it ended."""
+    _append(path, run, "begin")
+    time.sleep(seconds)
+    _append(path, run, "end")
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def _append(path: str, run: RunContext, what: str) -> None:
+    line = f"{run.job} {run.scheduled_at.isoformat()} {run.fence} {run.run_id} {os.getpid()} {what}\n"
+    # One write to a file that only grows: lines of several processes stay whole and in order.
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)

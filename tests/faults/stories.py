@@ -1,0 +1,184 @@
+"""What is done to a leader, and what everybody waits for afterwards.
+
+Each function hurts the leader once, waits until somebody leads and every job is settled past the
+moment of the fault, and leaves as many replicas as there were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.evidence import Account, Books, compare, going_on, tally_jobs
+from tests.faults.fleet import Fleet, Replica
+from tests.servers import PostgresServer
+
+
+@dataclass
+class World:
+    """Replicas at work on ten jobs, their tally and their ledger."""
+
+    fleet: Fleet
+    books: Books
+    tally: Path
+    server: PostgresServer | None = None
+    frozen_pids: set[int] = field(default_factory=set)
+
+    @classmethod
+    def at_work(cls, folder: Path, url: str, server: PostgresServer | None = None) -> World:
+        """Return a world whose replicas are not started yet."""
+        tally = folder / "tally"
+        fleet = Fleet(folder, url, tally_jobs(tally), history={"keep_runs": 1_000_000})
+        return cls(fleet, Books(url), tally, server)
+
+    def settled_past_now(self) -> None:
+        """Wait until every job is settled up to the present."""
+        now = self.fleet.wait_until(self._now)
+        self.fleet.wait_until(lambda: (until := self.books.settled_until()) is not None and until > now)
+
+    def finish(self) -> Account:
+        """Let everything come to an end; return what became of all ticks."""
+        now = self.books.now()
+        self.settled_past_now()
+        self.fleet.wait_until(lambda: not self.books.waits_since_before(now))
+        living = {replica.instance for replica in self.fleet.replicas if replica.alive}
+        # What the dead left open is closed by whoever leads.
+        self.fleet.wait_until(lambda: self.books.open_holders() <= living)
+        self.fleet.drain()
+        return compare(self.books, self.tally, self.fleet, self.frozen_pids)
+
+    def assert_all_is_well(self) -> None:
+        """Fail unless ledger and side effects equal the schedule."""
+        account = self.finish()
+        print(f"{account.tick_count} ticks: {dict(account.states)}")
+        assert not account.problems, "\n".join(account.problems[:20])
+        # No outage here is long enough to make a tick late, so all that are owed run.
+        assert account.states["missed"] == 0
+        assert account.states["succeeded"] > 0
+
+    def leader_in_a_run(self) -> Replica:
+        """Return the leader while it runs a job."""
+        leader = self.fleet.leader()
+        self.fleet.wait_until(lambda: going_on(self.tally, leader.pid))
+        return leader
+
+    def _now(self) -> object:
+        try:
+            return self.books.now()
+        except Exception:
+            return None
+
+
+def kill(world: World) -> None:
+    """SIGKILL in the middle of a run."""
+    leader = world.leader_in_a_run()
+    term = world.fleet.term(leader)
+    leader.kill()
+    world.fleet.next_leader(term)
+    world.fleet.start()
+    world.settled_past_now()
+
+
+def terminate(world: World) -> None:
+    """SIGTERM: it gives the lease back, finishes its runs and ends."""
+    leader = world.leader_in_a_run()
+    term = world.fleet.term(leader)
+    leader.terminate()
+    world.fleet.next_leader(term)
+    assert leader.wait() == 0
+    world.fleet.start()
+    world.settled_past_now()
+
+
+def freeze_past_the_lease(world: World) -> None:
+    """SIGSTOP until another leads, then SIGCONT."""
+    leader, term = _freeze(world)
+    world.fleet.next_leader(term)
+    leader.thaw()
+    leader.wait_for("leadership_lost", term=term)
+    world.settled_past_now()
+
+
+def freeze_until_given_up(world: World) -> None:
+    """SIGSTOP in the middle of a run until that run is closed as lost, then SIGCONT."""
+    mark = world.fleet.mark()
+    leader, term = _freeze(world)
+    world.fleet.next_leader(term)
+    if going_on(world.tally, leader.pid):
+        world.fleet.wait_for("attempt_lost", since=mark, holder=leader.instance)
+    leader.thaw()
+    leader.wait_for("leadership_lost", term=term)
+    world.settled_past_now()
+
+
+def restart_fast(world: World) -> None:
+    """pg_ctl restart -m fast."""
+    _server(world).restart("fast")
+    world.settled_past_now()
+
+
+def restart_immediately(world: World) -> None:
+    """pg_ctl restart -m immediate: the server recovers as after a crash."""
+    _server(world).restart("immediate")
+    world.settled_past_now()
+
+
+def outage_past_the_lease(world: World) -> None:
+    """The server is down until the leader has given its term up."""
+    leader = world.fleet.leader()
+    term = world.fleet.term(leader)
+    _server(world).stop("fast")
+    leader.wait_for("leadership_lost", term=term)
+    _server(world).start()
+    world.fleet.next_leader(term)
+    world.settled_past_now()
+
+
+def stall_past_the_lease(world: World) -> None:
+    """Every process of the server is stopped until the leader has given its term up."""
+    leader = world.fleet.leader()
+    term = world.fleet.term(leader)
+    _server(world).pause()
+    leader.wait_for("leadership_lost", term=term)
+    _server(world).resume()
+    world.fleet.next_leader(term)
+    world.settled_past_now()
+
+
+def end_session(world: World) -> None:
+    """pg_terminate_backend of the session that leads."""
+    leader = world.fleet.leader()
+    mark = world.fleet.mark()
+    ((ended,),) = world.books.rows("select pg_terminate_backend(guard_pid) from {p}leader_lease")
+    assert ended
+    leader.wait_for("leadership_suspect", since=mark)
+    world.settled_past_now()
+
+
+Fault = Callable[[World], None]
+ON_PROCESSES: tuple[Fault, ...] = (kill, terminate)
+ON_POSTGRESQL: tuple[Fault, ...] = (
+    kill,
+    terminate,
+    freeze_past_the_lease,
+    freeze_until_given_up,
+    restart_fast,
+    restart_immediately,
+    outage_past_the_lease,
+    stall_past_the_lease,
+    end_session,
+)
+
+
+def _freeze(world: World) -> tuple[Replica, int]:
+    leader = world.leader_in_a_run()
+    world.frozen_pids.add(leader.pid)
+    term = world.fleet.term(leader)
+    leader.freeze()
+    return leader, term
+
+
+def _server(world: World) -> PostgresServer:
+    assert world.server is not None
+    return world.server
