@@ -38,7 +38,7 @@ from scheduler_service.runner.output import Output
 
 SHELL = "/bin/sh"
 # The pipe is the guardian's stdin, and at first the launcher's too: `sh` can name no descriptor over 9.
-_GUARDIAN = 'trap "" HUP INT TERM; read -r group && { read -r rest; kill -KILL -- "-$group"; }'
+_GUARDIAN = 'trap "" HUP INT TERM; read -r group && { read -r rest; kill -s KILL -- "-$group"; }'
 _LAUNCHER = 'echo $$ >&0; exec "$@" </dev/null'
 
 LOOK_SECONDS = 0.1  # how often a silent command's stop, time-out and end are looked at
