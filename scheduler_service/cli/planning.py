@@ -38,7 +38,7 @@ def check_command(ctx: click.Context, config_path: Path | None, as_json: bool) -
             raise
         write_json({"problems": [_problem(problem) for problem in mistake.problems], "warnings": [], "jobs": []})
         ctx.exit(Problems.exit_code)
-    problems = _callable_problems(config)
+    problems = check_callables(config)
     now = datetime.now(UTC)
     ticks = {spec.id: _ticks(spec, now, SHOWN_BY_CHECK) for spec in config.jobs}
     if as_json:
@@ -55,7 +55,7 @@ def check_command(ctx: click.Context, config_path: Path | None, as_json: bool) -
     if problems:
         raise Problems(ConfigError(problems))
     count = len(config.jobs)
-    click.echo(f"{config.path.name}: {count} job{'' if count == 1 else 's'}, nothing wrong")
+    click.echo(f"{config.file}: {count} job{'' if count == 1 else 's'}, nothing wrong")
     if count:
         click.echo()
         write_table(
@@ -81,7 +81,7 @@ def next_command(config_path: Path | None, job: str | None, count: int, start: s
     config = load_config(config_path)
     specs = {spec.id: spec for spec in config.jobs}
     if job is not None and job not in specs:
-        raise Mistake(f"there is no job {job!r} in {config.path.name}{did_you_mean(job, specs)}")
+        raise Mistake(f"there is no job {job!r} in {config.file}{did_you_mean(job, specs)}")
     chosen = [specs[job]] if job is not None else [spec for spec in config.jobs if spec.enabled]
     after = datetime.now(UTC)
     if start is not None:
@@ -110,13 +110,6 @@ def next_command(config_path: Path | None, job: str | None, count: int, start: s
         click.echo("no tick comes", err=True)
     if job is not None and not specs[job].enabled:
         click.echo(f"{job} is disabled: these ticks will not run", err=True)
-
-
-def _callable_problems(config: Config) -> tuple[Problem, ...]:
-    try:
-        return tuple(check_callables(config) or ())
-    except ConfigError as error:
-        return error.problems
 
 
 def _problem(problem: Problem) -> Mapping[str, Any]:
