@@ -108,7 +108,7 @@ class Output:
                 self._line, self._overlong = b"", False
                 break
             if not self._overlong:
-                self._log_line(self._line + data[start : min(end, start + LINE_BYTES)])
+                self._log_line(self._line + data[start : min(end, start + LINE_BYTES + 1)])
             self._line, self._overlong = b"", False
             start = end + 1
         if not self._overlong:
