@@ -9,7 +9,7 @@ import click
 from scheduler_service import logs
 from scheduler_service.cli.options import config_option, load_config
 from scheduler_service.cli.output import Mistake, NoDatabase, Problems
-from scheduler_service.config import Config, ConfigError
+from scheduler_service.config import Config, ConfigError, check_callables
 from scheduler_service.database import StoreRefused, StoreUnavailable
 from scheduler_service.events import Events
 from scheduler_service.service import Service
@@ -37,6 +37,8 @@ def run_command(ctx: click.Context, config_path: Path | None) -> None:
 def _run(config: Config, events: Events) -> int:
     for warning in config.warnings:
         events.emit("config_warning", message=str(warning))
+    if problems := check_callables(config):
+        raise Problems(ConfigError(problems))
     try:
         service = Service(config, events)
     except StoreRefused as error:

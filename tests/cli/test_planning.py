@@ -1,0 +1,180 @@
+"""`init`, `check`, `next` and `schema`: what needs no database."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+CONFIG = """\
+version: 1
+service: {timezone: Europe/Berlin}
+jobs:
+  report:
+    run: report:main
+    cron: "45 2 * * *"
+  often:
+    command: "true"
+    every: 10m
+  off:
+    command: "true"
+    every: 1h
+    enabled: false
+"""
+EVERYTHING = ["init", "run", "check", "next", "status", "runs", "why", "db", "schema"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "report.py").write_text("def main(days: int = 1) -> None: ...\n")
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    return tmp_path / "config.yaml"
+
+
+def test_init_writes_files_that_check_finds_right(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert command("init").out == ""
+    assert command("check").out.startswith("config.yaml: 2 jobs, nothing wrong\n")
+
+
+def test_init_overwrites_nothing(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine")
+
+    answered = command("init", tmp_path, exit_code=2)
+
+    assert answered.err == f"error: {tmp_path / 'config.yaml'} exists already; nothing was written\n"
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_check_shows_the_next_three_ticks_of_each_job(command: Command, config: Path) -> None:
+    document = command("check", "-c", config, "--json").document
+
+    assert (document["problems"], document["warnings"]) == ([], [])
+    assert {job["job"]: len(job["next"]) for job in document["jobs"]} == {"report": 3, "often": 3, "off": 0}
+    shown = command("check", "-c", config).out
+    assert "disabled" in shown
+    assert "45 2 * * * Europe/Berlin" in shown
+
+
+def test_check_shows_every_problem_and_where(command: Command, config: Path) -> None:
+    config.write_text(CONFIG.replace("cron:", "corn:").replace("every: 10m", "every: 10"))
+
+    answered = command("check", "-c", config, exit_code=2)
+    problems = command("check", "-c", config, "--json", exit_code=2).document["problems"]
+
+    assert len(answered.lines) == len(problems) >= 2
+    assert all(line.startswith(f"{config}:") for line in answered.lines)
+    assert problems[0].keys() == {"file", "line", "column", "path", "message"}
+    assert {"jobs.report.corn", "jobs.often.every"} <= {problem["path"] for problem in problems}
+
+
+def test_check_looks_at_the_functions_too(command: Command, config: Path) -> None:
+    config.write_text(CONFIG.replace("report:main", "report:mian"))
+
+    answered = command("check", "-c", config, exit_code=2)
+
+    assert answered.out == ""
+    assert answered.lines == [
+        f"{config}:5:10  jobs.report.run: jobs/report.py has no function 'mian'; did you mean 'main'?"
+    ]
+
+
+def test_a_warning_goes_to_stderr_and_is_no_failure(command: Command, config: Path) -> None:
+    config.write_text("version: 1\njobs: {}\n")
+
+    answered = command("check", "-c", config)
+
+    assert answered.err == f"warning: {config}:2:1    jobs: there are no jobs: this service does nothing\n"
+    assert command("check", "-c", config, "--json").document["warnings"][0]["path"] == "jobs"
+
+
+def test_next_has_utc_and_the_local_time_of_the_zone(command: Command, config: Path) -> None:
+    ticks = command("next", "report", "-c", config, "--count", 2, "--from", "2026-03-28T12:00:00Z", "--json").document
+
+    assert ticks == [
+        {
+            "job": "report",
+            "scheduled_at": "2026-03-29T01:00:00Z",  # 02:45 does not exist that night
+            "local": "2026-03-29T03:00:00+02:00",
+            "timezone": "Europe/Berlin",
+        },
+        {
+            "job": "report",
+            "scheduled_at": "2026-03-30T00:45:00Z",
+            "local": "2026-03-30T02:45:00+02:00",
+            "timezone": "Europe/Berlin",
+        },
+    ]
+
+
+def test_next_of_all_jobs_is_in_order_of_time_and_leaves_out_disabled_ones(command: Command, config: Path) -> None:
+    ticks = command("next", "-c", config, "--from", "2026-01-31T02:40", "--json").document
+
+    assert [(tick["job"], tick["local"][:16]) for tick in ticks] == [
+        ("often", "2026-01-31T02:40"),  # a tick at that very time belongs to it
+        ("report", "2026-01-31T02:45"),
+        ("often", "2026-01-31T02:50"),
+        ("often", "2026-01-31T03:00"),
+        ("report", "2026-02-01T02:45"),
+        ("report", "2026-02-02T02:45"),
+    ]
+
+
+def test_next_of_a_disabled_job_says_that_it_will_not_run(command: Command, config: Path) -> None:
+    answered = command("next", "off", "-c", config)
+
+    assert len(answered.out.splitlines()) == 4
+    assert answered.err == "off is disabled: these ticks will not run\n"
+
+
+def test_a_misspelt_job_or_command_is_answered_with_the_nearest(command: Command, config: Path) -> None:
+    assert "did you mean 'report'?" in command("next", "repotr", "-c", config, exit_code=2).err
+    assert "did you mean 'status'?" in command("satus", exit_code=2).err
+
+
+def test_the_variable_names_the_configuration_unless_an_option_does(
+    command: Command, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCHEDULER_CONFIG", str(config))
+
+    assert command("check").out.startswith(f"{config}: 3 jobs")
+    assert "no such file" in command("check", "-c", config.parent / "other.yaml", exit_code=2).err
+
+
+def test_the_schema_is_one_that_names_every_section(command: Command) -> None:
+    schema = command("schema").document
+
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert {"version", "service", "database", "election", "workers", "history", "jobs"} <= schema["properties"].keys()
+
+
+def test_help_names_every_command_and_loads_none(process: Command, tmp_path: Path) -> None:
+    answered = process("--help", folder=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+
+    listed = [line.split()[0] for line in answered.out.partition("Commands:")[2].splitlines() if line.strip()]
+    assert [word for word in listed if word in EVERYTHING] == EVERYTHING
+    assert " click\n" in answered.err
+    for slow in ("sqlalchemy", "pydantic", "apscheduler", "psycopg", "yaml"):
+        assert f" {slow}\n" not in answered.err
+
+
+def test_check_loads_no_database_driver(process: Command, config: Path) -> None:
+    answered = process("check", "--json", folder=config.parent, PYTHONPROFILEIMPORTTIME="1")
+
+    assert json.loads(answered.out)["problems"] == []
+    assert " yaml\n" in answered.err
+    for slow in ("sqlalchemy", "apscheduler", "psycopg", "alembic"):
+        assert f" {slow}\n" not in answered.err
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_every_command_explains_itself(command: Command, name: str) -> None:
+    assert command(name, "--help").out.startswith(f"Usage: scheduler-service {name}")

@@ -1,0 +1,116 @@
+"""`run`: replicas as processes, as a person starts and stops them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import PROCESS_SECONDS, Command, process_environment
+from tests.waiting import wait_until
+
+CONFIG = """\
+version: 1
+election:
+  lease_duration: 2s
+  renewal_interval: 300ms
+  jitter_range: 100ms
+  attempt_timeout: 500ms
+  safety_margin: 200ms
+jobs:
+  note:
+    command: echo "$SCHEDULER_SCHEDULED_AT" >> ticks.txt
+    every: 1s
+"""
+
+
+class Replica:
+    """A process that runs, and its log."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._log = folder / f"{name}.log"
+        with self._log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "scheduler_service", "run"],
+                cwd=folder,
+                env=process_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stream,
+            )
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = self._log.read_text().split("\n")[:-1]
+        return [line for line in map(json.loads, lines) if line["event"] == name]
+
+    def wait_for(self, name: str) -> dict[str, Any]:
+        wait_until(lambda: self.events(name) or self.process.poll() is not None, PROCESS_SECONDS)
+        assert self.events(name), self._log.read_text()
+        return self.events(name)[0]
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PROCESS_SECONDS)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[], Replica]]:
+    """Starts a replica in the test's folder; none outlives the test."""
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    replicas: list[Replica] = []
+
+    def one() -> Replica:
+        replicas.append(Replica(tmp_path, f"replica-{len(replicas)}"))
+        return replicas[-1]
+
+    yield one
+    for replica in replicas:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(replica.process.pid, signal.SIGKILL)
+        replica.process.wait(PROCESS_SECONDS)
+
+
+def test_two_replicas_in_one_folder_share_the_work_and_hand_it_over(
+    start: Callable[[], Replica], process: Command, tmp_path: Path
+) -> None:
+    first = start()
+    elected = first.wait_for("leader_elected")
+    second = start()
+
+    observed = second.wait_for("leader_observed")
+    assert (observed["leader"], observed["term"]) == (elected["instance"], elected["term"])
+    first.wait_for("run_finished")
+    wait_until(lambda: len(process("status", "--json", folder=tmp_path).document["replicas"]) == 2)
+    status = process("status", "--json", folder=tmp_path).document
+    assert status["leader"]["instance_id"] == elected["instance"]
+    assert {replica["role"] for replica in status["replicas"]} == {"leader", "standby"}
+
+    assert first.end(signal.SIGTERM) == 0
+    assert second.wait_for("leader_elected")["term"] > elected["term"]
+    second.wait_for("run_finished")
+    assert second.end(signal.SIGINT) == 0
+
+    stopped = process("status", folder=tmp_path, exit_code=1)
+    assert "leader    none; " in stopped.out
+    runs = process("runs", "note", "--state", "succeeded", "--limit", 1000, "--json", folder=tmp_path).document
+    ticks = (tmp_path / "ticks.txt").read_text().split()
+    assert sorted(run["scheduled_at"] for run in runs) == sorted(ticks)
+    assert {run["instance_id"] for run in runs} == {elected["instance"], observed["instance"]}
+    answer = process("why", "note", ticks[0], "--json", folder=tmp_path).document
+    assert (answer["decision"], answer["decided_by"]) == ("succeeded", elected["instance"])
+
+
+def test_the_first_lines_say_what_was_started(start: Callable[[], Replica]) -> None:
+    started = start().wait_for("service_started")
+
+    assert started["database"].startswith("sqlite:///")
+    assert started["jobs"] == 1
+    assert started["next_job"] == "note"
