@@ -189,6 +189,8 @@ class Machine:
         former, self.observation = self.observation, observation
         if observation is not None:
             self._learn(sent, observation.database_time)
+            if observation.leader_id != self.instance_id:
+                self._not_before = 0.0  # another had its turn
         if _token(observation) != _token(former):
             self._announce(Observed(observation))
             if observation is not None and observation.leader_id != self.instance_id:
@@ -304,11 +306,10 @@ class Machine:
             self._events.emit("leadership_lost", term=lease.term, reason="release_unanswered")
         else:
             self._events.emit("leadership_released", term=lease.term, reason=reason)
-        wait = self._jittered(self.timing.renewal_seconds)
-        self._not_before = self._clock.monotonic() + wait  # the others come first
+        self._not_before = self._clock.monotonic() + self._jittered(self.timing.renewal_seconds)  # the others first
         self._failures = 0
         self._standing = Standing(Role.STANDBY)
-        return wait
+        return 0.0
 
     def _step_down(self, lease: Lease, reason: str) -> float:
         self._failures = 0
@@ -329,7 +330,8 @@ class Machine:
         self._failures = 0
         wait = self._jittered(self.timing.renewal_seconds)
         if leader is None:
-            return wait
+            standing_back = self._not_before - self._clock.monotonic()
+            return min(wait, standing_back) if standing_back > 0 else wait
         self._watch(leader.term if leader.armed and not self._withdrawn else None)
         return min(wait, leader.remaining_seconds)
 

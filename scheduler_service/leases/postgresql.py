@@ -69,7 +69,7 @@ ended as (
                                             when former.expired then 'expired' else 'session_gone' end from former),
                                'row_deleted')
     from won where t.lock_id = won.id and t.term < won.term and t.ended_at is null)
-select term, created_at, armed, clock_timestamp() as database_time from won"""
+select term, created_at, armed, clock_timestamp() as database_time, pg_notify(:channel, :id || ' ' || term) from won"""
 
 _RENEW = """
 update {prefix}leader_lease
@@ -169,7 +169,7 @@ class PostgresLeaseStore:
         return self._unguarded_reason
 
     def observe(self) -> Observation | None:
-        """Read the row; again when a release was told meanwhile, for we may have read before it."""
+        """Read the row; again when a change of it was told meanwhile, for we may have read before it."""
         for _ in range(3):
             row = self._execute(self._observe, {"id": self._lock_id}).one_or_none()
             session = self._live()
@@ -181,7 +181,7 @@ class PostgresLeaseStore:
         return Observation(row.leader_id, row.term, row.armed, row.remaining_seconds, row.database_time)
 
     def acquire(self, leader_id: str) -> Acquired | None:
-        """Insert or replace the row, and arm the new term."""
+        """Insert or replace the row, arm the new term, and tell the others, so that they watch it."""
         session = self._live()
         parameters = {
             "id": self._lock_id,
@@ -190,6 +190,7 @@ class PostgresLeaseStore:
             "class": self._class,
             "direct": self._lockable(session),
             "sequence": f"{self._database.prefix}leader_term_seq",
+            "channel": self._channel,
         }
         row = self._execute(self._acquire, parameters).one_or_none()
         if row is None:

@@ -170,7 +170,11 @@ def test_a_server_that_takes_locks_without_meaning_it_is_found_out(bench: Bench)
     assert store.unguarded_reason == "the server does not hold advisory locks"
 
 
-def test_a_self_test_that_cannot_be_made_prevents_no_leading(bench: Bench, make_role: Callable[[str], str]) -> None:
+def test_a_self_test_that_cannot_be_made_prevents_no_leading(
+    postgres_url: str, make_role: Callable[[str], str]
+) -> None:
+    tables.upgrade(Database(postgres_url))
+    bench = Bench(postgres_url)
     url = make_role("scheduler_test_single")
     for grant in ("usage on schema", "all on all tables in schema", "all on all sequences in schema"):
         bench.director.execute(f"grant {grant} scheduler to scheduler_test_single")
@@ -185,6 +189,7 @@ def test_a_self_test_that_cannot_be_made_prevents_no_leading(bench: Bench, make_
     assert renewal is not None
     assert renewal.armed
     assert store.unguarded_reason is None
+    bench.close()
 
 
 # Taking over early
