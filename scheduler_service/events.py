@@ -59,6 +59,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "attempt_returned": (WARNING, "job run attempt reason"),
     "result_late": (WARNING, "job run attempt"),
     "result_cut": (ERROR, "job run attempt error"),
+    "result_refused": (ERROR, "job run attempt error"),
     "runs_cancelled": (WARNING, "job count reason"),
     "history_pruned": (DEBUG, "count"),
     # database

@@ -5,6 +5,7 @@
               |  | the store does not answer: again, with growing pauses, for as long as it takes
               |  | it refuses, or has not answered for long: row by row
               |  |     a row that it refuses alone: without its words, which are then lost, and that is told
+              |  |     a row that it refuses even so: told, kept aside, and tried again
               `--'
 
 A result is the only proof that a run ended, so none is given up while the process lives.  The queue is
@@ -15,6 +16,7 @@ bounded by whoever adds: a worker takes nothing new while too much waits.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -60,6 +62,7 @@ class Results:
         self._stopped = False
         # From here on only the writing thread writes.
         self._failed_count = 0  # tries in a row
+        self._aside: dict[int, float] = {}  # refused rows, by attempt id: when to try again, on the boot clock
         self._thread: threading.Thread | None = None
         self.on_written: Callable[[Sequence[Attempt]], None] = _nobody  # called when results are durable
 
@@ -117,7 +120,7 @@ class Results:
     def _rest(self, seconds: float) -> None:
         def ready() -> bool:
             # New results are no reason to try a store again that did not answer a moment ago.
-            return self._stopped or self._hurried or (bool(self._waiting) and not self._failed_count)
+            return self._stopped or self._hurried or (len(self._waiting) > len(self._aside) and not self._failed_count)
 
         with self._changed:
             self._changed.wait_for(ready, seconds)
@@ -127,7 +130,8 @@ class Results:
         """Write what has gathered; return the seconds until the next step."""
         batch = self._gathered()
         if not batch:
-            return IDLE_SECONDS
+            again_at = min(self._aside.values(), default=None)
+            return IDLE_SECONDS if again_at is None else max(0.0, again_at - self._clock.monotonic())
         if self._failed_count < PATIENCE:
             problem = self._write(batch)
             if problem is None:
@@ -137,8 +141,10 @@ class Results:
         return self._write_singly(batch)
 
     def _gathered(self) -> list[Finished]:
+        now = self._clock.monotonic()
         with self._changed:
-            return [one for one, _ in zip(self._waiting.values(), range(BATCH_RESULTS), strict=False)]
+            ready = (one for one in self._waiting.values() if self._aside.get(one.attempt.id, now) <= now)
+            return list(itertools.islice(ready, BATCH_RESULTS))
 
     def _write(self, batch: Sequence[Finished]) -> Exception | None:
         """Send one statement; return what went wrong."""
@@ -152,7 +158,6 @@ class Results:
         return None
 
     def _write_singly(self, batch: Sequence[Finished]) -> float:
-        refused: Exception | None = None
         for one in batch:
             problem = self._write([one])
             if problem is None:
@@ -160,17 +165,18 @@ class Results:
             bare = Finished(one.attempt, replace(one.outcome, output="", error=None, result=None))
             still = self._write([bare])
             if still is None:
-                attempt = one.attempt
-                self._events.emit(
-                    "result_cut", job=attempt.job_id, run=attempt.run_id, attempt=attempt.attempt, error=str(problem)
-                )
+                self._tell("result_cut", one.attempt, problem)
             elif _may_pass(still):
                 return self._pause(still)
             else:
-                refused = still
-                with self._changed:  # behind the others
-                    self._waiting[one.attempt.id] = self._waiting.pop(one.attempt.id)
-        return 0.0 if refused is None else self._pause(refused)
+                if one.attempt.id not in self._aside:
+                    self._tell("result_refused", one.attempt, still)
+                self._aside[one.attempt.id] = self._clock.monotonic() + LONGEST_PAUSE_SECONDS
+        return 0.0
+
+    def _tell(self, name: str, attempt: Attempt, problem: Exception) -> None:
+        error = str(problem) or type(problem).__name__
+        self._events.emit(name, job=attempt.job_id, run=attempt.run_id, attempt=attempt.attempt, error=error)
 
     def _pause(self, problem: Exception) -> float:
         self._outage.failed(problem)
@@ -184,6 +190,7 @@ class Results:
         with self._changed:
             for attempt in written:
                 del self._waiting[attempt.id]
+                self._aside.pop(attempt.id, None)
             self._changed.notify_all()
 
 
