@@ -151,11 +151,15 @@ class Fleet:
         self.config_path.write_text(json.dumps(self._config, indent=1))
 
     def start(self, count: int = 1, environment: Mapping[str, str] | None = None) -> list[Replica]:
-        """Start replicas; return them when each has found its place."""
+        """Start replicas; return them when each has found its place.
+
+        The configuration may refer to `${REPLICA}`: replica-1, replica-2, …
+        """
         started = []
         for _ in range(count):
             command = (*COMMAND, str(self.config_path))
-            replica = Replica(self, len(self.replicas) + 1, command, environment or {})
+            number = len(self.replicas) + 1
+            replica = Replica(self, number, command, {"REPLICA": f"replica-{number}", **(environment or {})})
             self.replicas.append(replica)
             started.append(replica)
         for replica in started:
@@ -185,9 +189,11 @@ class Fleet:
 
         return self._wait(found, f"{event} {fields or ''} of {replica.number if replica else 'anybody'}")
 
-    def wait_until(self, condition: Callable[[], Any]) -> Any:
+    def wait_until(
+        self, condition: Callable[[], Any], poll_seconds: float = 0.01, limit_seconds: float = LIMIT_SECONDS
+    ) -> Any:
         """Return what `condition` returns once it is true, and look after the processes meanwhile."""
-        return self._wait(condition, str(condition), poll_seconds=0.01)
+        return self._wait(condition, str(condition), poll_seconds, limit_seconds)
 
     def mark(self) -> int:
         """Return a place in all that is said."""
@@ -243,14 +249,20 @@ class Fleet:
         )
         return who if who.alive and not over else None
 
-    def _wait(self, condition: Callable[[], Any], what: str, poll_seconds: float = 0.5) -> Any:
-        deadline = time.monotonic() + LIMIT_SECONDS
+    def _wait(
+        self,
+        condition: Callable[[], Any],
+        what: str,
+        poll_seconds: float = 0.5,
+        limit_seconds: float = LIMIT_SECONDS,
+    ) -> Any:
+        deadline = time.monotonic() + limit_seconds
         while not (found := condition()):
             deaths = self.strange_deaths()
             assert not deaths, "\n".join(deaths)
             if time.monotonic() > deadline:
                 raise AssertionError(
-                    f"not within {LIMIT_SECONDS:g} s: {what}\n" + "\n".join(one.tail() for one in self.replicas)
+                    f"not within {limit_seconds:g} s: {what}\n" + "\n".join(one.tail() for one in self.replicas)
                 )
             with self._changed:
                 self._changed.wait(poll_seconds)
