@@ -32,6 +32,7 @@ class Story:
 
     def __init__(self, url: str) -> None:
         self.database = Database(url, attempt_seconds=10)
+        self.url = url
         self.director = psycopg.connect(url, autocommit=True)
         self.director.execute("create table written (term bigint)")
         self.writer = psycopg.connect(url, autocommit=True)
@@ -125,7 +126,7 @@ def test_a_takeover_waits_for_the_fenced_statement_and_nothing_is_written_after_
 
 
 def test_a_fenced_statement_waits_for_the_takeover_and_writes_nothing(story: Story) -> None:
-    takeover = psycopg.connect(story.director.info.dsn)
+    takeover = psycopg.connect(story.url)
     takeover.execute("update scheduler.leader_lease set term = term + 1, leader_id = %s", [SUCCESSOR])
     writing = story.write(RIGHT)
     story.wait_until_waiting(story.writer.info.backend_pid, on=takeover.info.backend_pid)
