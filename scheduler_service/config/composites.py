@@ -42,7 +42,7 @@ def positional() -> Kind:
 
     def read(node: Node, path: str, report: Report) -> Any:
         if isinstance(node, ListNode):
-            return tuple(found) if (found := _data(node)) is not WRONG else WRONG
+            return tuple(found) if (found := plain_data(node)) is not WRONG else WRONG
         if isinstance(node, BrokenNode):
             return WRONG
         hint = "; arguments by name belong in kwargs" if isinstance(node, MapNode) else ""
@@ -66,7 +66,7 @@ def by_name() -> Kind:
             if not key.isidentifier():
                 report.add(place, join(path, key), "this cannot be the name of a parameter")
                 wrong = True
-        return WRONG if wrong else _data(node)
+        return WRONG if wrong else plain_data(node)
 
     return Kind(read, {"type": "object"}, dict)
 
@@ -82,7 +82,7 @@ def environment() -> Kind:
         found: dict[str, Any] = {}
         for key, place, value in entries(node, path, report, expected="a map"):
             if not _VARIABLE_NAME.fullmatch(key):
-                report.add(place, join(path, key), "names of variables are letters, digits and _, without variables")
+                report.add(place, join(path, key), "environment variables have names of letters, digits and _")
                 found[key] = WRONG
             else:
                 found.setdefault(key, _word(value, join(path, key), report))
@@ -116,7 +116,7 @@ def texts(expected: str, known: tuple[str, ...] | None = None) -> Kind:
             return WRONG
         return WRONG if WRONG in found else tuple(found)
 
-    items = {"anyOf": [{"enum": list(known)}, VARIABLE]} if known is not None else {"type": "string"}
+    items = {"anyOf": [{"enum": list(known)}, VARIABLE]} if known is not None else _SCALAR
     return Kind(read, {"type": "array", "items": items, "uniqueItems": True}, list)
 
 
@@ -155,16 +155,16 @@ def _word(node: Node, path: str, report: Report) -> Any:
     return WRONG
 
 
-def _data(node: Node) -> Any:
+def plain_data(node: Node) -> Any:
     """Return what a tree means as plain Python values, or WRONG if any of it is broken."""
     match node:
         case ScalarNode():
             return node.value
         case ListNode():
-            items = [_data(item) for item in node.items]
+            items = [plain_data(item) for item in node.items]
             return WRONG if any(item is WRONG for item in items) else items
         case MapNode():
-            found = {key: _data(entry.node) for key, entry in node.entries.items()}
+            found = {key: plain_data(entry.node) for key, entry in node.entries.items()}
             return WRONG if any(value is WRONG for value in found.values()) else found
         case BrokenNode():
             return WRONG

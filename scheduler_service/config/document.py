@@ -51,7 +51,7 @@ def read(text: str, report: Report) -> Node | None:
 
 def join(path: str, key: str) -> str:
     """Return the path of `key` in the map at `path`."""
-    key = key if key.isprintable() and len(key) <= 100 else repr(key[:100])
+    key = key if key and key.isprintable() and len(key) <= 100 else repr(key[:100])
     return f"{path}.{key}" if path else key
 
 
@@ -86,7 +86,7 @@ class _Composer:
         before = self._count
         self._count += 1
         if depth > DEEPEST:
-            self._too_much(position, path, f"is more than {DEEPEST} levels deep")
+            self._too_much(position, path.partition("[")[0], f"is more than {DEEPEST} levels deep")
         if isinstance(event, yaml.AliasEvent):
             return self._alias(str(event.anchor), position, path)
         assert isinstance(event, yaml.NodeEvent)  # noqa: S101  # the parser gives nothing else here

@@ -10,7 +10,7 @@ from typing import Any
 from scheduler_service.config import suggestions, unavailable
 from scheduler_service.config.document import join
 from scheduler_service.config.kinds import WRONG
-from scheduler_service.config.nodes import MapNode, Node, ScalarNode
+from scheduler_service.config.nodes import ListNode, MapNode, Node, ScalarNode
 from scheduler_service.config.problems import Position, Report
 from scheduler_service.config.sections import Section, entries, read_section
 from scheduler_service.config.settings import JOB_ID, SECTIONS, Job, Policies, RetrySettings
@@ -66,6 +66,9 @@ def _read_job(
     if isinstance(node, ScalarNode) and node.value is not None:
         hint = f"{job_id}: {{run: {node.source}, …}}" if ":" in node.source else "run: or command:, and a schedule"
         report.add(node.position, path, f"expected a map of settings; write {hint}")
+        return None
+    if isinstance(node, ListNode):
+        report.add(node.position, path, "expected a map of settings, got a list")
         return None
     job = read_section(Job, node, path, report, position=position, fallback=defaults, explain=_explain_job)
     _check_what(job, report)

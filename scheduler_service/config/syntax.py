@@ -14,6 +14,9 @@ _SPECIAL = re.compile(r"""(?:^|[\s{,-])(?P<key>[\w.-]+)\s*:\s+(?P<value>[*@`%&].
 _FLOW_END = re.compile(r"""\s*(,\s*[\w."'-]+\s*:.*|[}#].*)$""")
 _EXPRESSION = re.compile(r"\*(/\d+)?([\s,].*)?|@[a-z]+")
 
+_NO_SPACE = re.compile(r"\s*(?:-\s+)?(?=[\w.-]+:[^\s:/])[^\s'\"]+\s*")
+_AFTER_QUOTE = "nothing can follow a closing quote; put the whole value in quotes"
+
 # what PyYAML says (context: problem) → where the mistake is, `here` or where the `context` began, and what it is
 _COMPLAINTS = (
     (
@@ -32,7 +35,7 @@ _COMPLAINTS = (
     ("flow mapping", "here", "a comma, or the end of the {{ in line {line}, is missing before this"),
     ("flow sequence", "here", "a comma, or the end of the [ in line {line}, is missing before this"),
     ("block mapping.*found '[]},]'", "here", "this {character!r} closes nothing; remove it"),
-    ("block mapping.*found '<scalar>'", "here", "nothing can follow a closing quote; put the whole value in quotes"),
+    ("block mapping.*found '<scalar>'", "here", _AFTER_QUOTE),
     (
         "block (mapping|collection).*found",
         "here",
@@ -73,9 +76,13 @@ def explain(error: yaml.MarkedYAMLError, text: str) -> SyntaxProblem:
         return _special(lines, line, context)
     if "cannot start any token" in complaint:
         return _special(lines, line, mark)
-    if "find expected ':'" in complaint and re.match(r"\s*(-\s+)?[\w.-]+:\S", lines[context.line]):
-        message = "a space is missing after the colon: write 'key: value'"
-        return SyntaxProblem(Position(context.line + 1, context.column + 1), message)
+    if re.search(r"find expected ':'|mapping values are not allowed", complaint):
+        # `key:value` is text that goes on in the next line, so that is where the parser stumbles
+        for number in {max(mark.line - 1, 0), context.line}:
+            if _NO_SPACE.fullmatch(lines[number].rstrip("\r")):
+                indent = len(lines[number]) - len(lines[number].lstrip())
+                message = "a space is missing after the colon: write 'key: value'"
+                return SyntaxProblem(Position(number + 1, indent + 1), message)
     for pattern, place, template in _COMPLAINTS:
         if re.search(pattern, complaint):
             at = mark if place == "here" else context
@@ -99,4 +106,6 @@ def _special(lines: list[str], line: str, mark: yaml.Mark) -> SyntaxProblem:
             mended = f"{line[: mark.column]}'{value}'{line[mark.column + len(value) :]}"
             text = "\n".join([*lines[: mark.line], mended, *lines[mark.line + 1 :]])
             return SyntaxProblem(here, f"put the expression in quotes: {quoted}", text)
+    if line[: mark.column].rstrip().endswith(("'", '"')):
+        return SyntaxProblem(here, _AFTER_QUOTE)
     return SyntaxProblem(here, f"a value cannot begin with {line[mark.column : mark.column + 1]!r}; put it in quotes")

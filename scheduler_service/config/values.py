@@ -65,8 +65,8 @@ def duration_text(value: timedelta) -> str:
 def _not_a_duration(text: str) -> str:
     shown = repr(text if len(text) <= 40 else text[:40] + "…")
     if re.fullmatch(r"\d{1,9}(\.\d{1,3})?", text):
-        better = duration_text(timedelta(seconds=float(text)))
-        return f"{shown} has no unit; write {better} for seconds, or for example 5m, 1h30m"
+        seconds = duration_text(timedelta(seconds=float(text))) if "." in text else f"{int(text)}s"
+        return f"{shown} has no unit; write {seconds} if seconds are meant, or for example 5m, 1h30m"
     found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([A-Za-z]+?)s?", text) or re.fullmatch(
         r"(\d{1,6}(?:\.\d{1,3})?)\s*([A-Za-z]+)", text
     )

@@ -1,0 +1,368 @@
+"""What is read from a configuration file, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler_service.config import Config, ConfigError, Problem, check_callables, format_problems, load
+from scheduler_service.config.settings import SECTIONS
+from scheduler_service.config.values import duration, duration_text, size, size_text
+from scheduler_service.model import Retry
+from tests.unit import config_golden
+
+EMPTY = ":1:1  the file is empty; the smallest useful one has version: 1, then jobs: with one job in it"
+JOBS = "jobs: {a: {command: x, every: 5m}}\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes a configuration and returns its path."""
+
+    def write(text: str | bytes, name: str = "config.yaml") -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def problems(path: Path, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    return [line.removeprefix(str(path)) for line in str(caught.value).splitlines()]
+
+
+# Golden files
+
+
+@pytest.mark.parametrize("name", config_golden.names())
+def test_a_file_is_understood_or_answered_exactly_as_expected(name):
+    expected = (config_golden.FOLDER / f"{name}.expected").read_text(encoding="utf-8")
+    assert config_golden.outcome(name) == expected
+
+
+def test_there_are_golden_files_for_good_and_for_bad():
+    names = config_golden.names()
+    assert len(names) >= 60
+    assert {path.stem for path in config_golden.FOLDER.glob("*.expected")} == set(names)
+    assert 10 <= sum(name.startswith("valid_") for name in names) <= len(names) - 50
+
+
+def test_problems_come_in_order_of_position_and_show_no_secret():
+    for name in config_golden.names():
+        if not name.startswith(("valid_", "relation_lease_smallest")):
+            with pytest.raises(ConfigError) as caught:
+                load(config_golden.FOLDER / f"{name}.yaml", config_golden.ENVIRON)
+            assert "s3cret" not in str(caught.value)
+            places = [(problem.line, problem.column) for problem in caught.value.problems]
+            assert places == sorted(places)
+            assert all(line >= 1 for line, _ in places)
+
+
+def test_the_example_of_the_design_is_answered_line_by_line(write):
+    path = write(
+        "version: 1\n" + "\n" * 10 + "jobs:\n  nightly:\n    tiemout: 5m\n    cron: '61 * * * *'\n"
+        "  other:\n    cron: * * * * *\n"
+    )
+    lines = problems(path)
+    assert lines[1:4] == [
+        ":14:5   jobs.nightly.tiemout: no such setting; did you mean 'timeout'?",
+        ":15:11  jobs.nightly.cron: minute '61' is not between 0 and 59",
+        ":16:3   jobs.other: has nothing to run; add 'run: module:function' or 'command: …'",
+    ]
+    assert lines[4] == ":17:11  put the expression in quotes: cron: '* * * * *'"
+
+
+# Files that are no configuration
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", EMPTY),
+        (b" \n\t\n", EMPTY),
+        (b"\xef\xbb\xbf", EMPTY),
+        (b"version: 1\nname: gr\xfc\xdfe\n", ":2:9  byte 0xfc is not UTF-8; save the file as UTF-8"),
+        ("version: 1\n".encode("utf-16"), ":1:1  byte 0xff is not UTF-8; save the file as UTF-8"),
+        (b"version: 1\nx: a\x00b\n", ":2:5  character U+0000 cannot stand here; remove it, or write it as an escape in "
+         "quotes"),
+        (b"x" * (4 * 1024 * 1024 + 1), ": is larger than 4 MiB; is it a configuration?"),
+        (b"\x89PNG\r\n", ":1:1  byte 0x89 is not UTF-8; save the file as UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_one_clear_line(write, content, expected):
+    assert problems(write(content)) == [expected]
+
+
+def test_a_missing_file_and_a_folder_are_one_clear_line(tmp_path):
+    assert problems(tmp_path / "no.yaml") == [": there is no such file; make one with: scheduler-service init"]
+    assert problems(tmp_path) == [": this is a folder; name the file in it"]
+    (tmp_path / "file").write_text("")
+    assert problems(tmp_path / "file" / "config.yaml") == [": cannot be read: Not a directory"]
+    assert problems(Path("a\0b")) == [": cannot be read: embedded null byte"]
+
+
+def test_a_byte_order_mark_and_the_line_ends_of_windows_do_not_matter(write):
+    plain = load(write(f"version: 1\n{JOBS}"), {})
+    assert load(write(f"\ufeffversion: 1\r\n{JOBS.replace(chr(10), chr(13) + chr(10))}"), {}) == plain
+    assert problems(write("\ufeffversion: 1\r\nserivce: {}\r\n" + JOBS)) == [
+        ":2:1  serivce: no such setting; did you mean 'service'?"
+    ]
+
+
+# What is read
+
+
+def test_the_defaults_are_those_of_the_design(write, tmp_path):
+    config = load(write(f"version: 1\n{JOBS}"), {})
+    second = timedelta(seconds=1)
+    assert (config.service.name, config.service.timezone) == ("scheduler", "UTC")
+    assert (config.service.jobs_folder, config.service.shutdown_grace) == (tmp_path / "jobs", 20 * second)
+    assert config.database.url.get_secret_value() == f"sqlite:///{tmp_path}/scheduler.db"
+    assert (config.database.schema_, config.database.create_tables) == ("scheduler", True)
+    assert config.database.startup_timeout == 30 * second
+    election = config.election
+    assert (election.lock_id, election.lease_duration, election.renewal_interval) == (1, 10 * second, 3 * second)
+    assert (election.jitter_range, election.instance_id, election.attempt_timeout) == (2 * second, "auto", 2 * second)
+    assert (election.safety_margin, election.crash_detection, election.lost_after) == (second, "auto", 15 * second)
+    assert (config.workers.threads, config.workers.processes) == (20, 4)
+    assert (config.history.keep_for, config.history.keep_runs) == (timedelta(days=30), 1000)
+    assert config.history.output_limit == 65536
+    assert (config.http.enabled, config.http.host, config.http.port) == (True, "127.0.0.1", 8080)
+    assert (config.http.token, config.http.read_token) == (None, None)
+    assert (config.logging.level, config.logging.format) == ("info", "auto")
+    (job,) = config.jobs
+    assert (job.misfire_grace, job.catch_up, job.catch_up_window) == (60 * second, "latest", timedelta(days=1))
+    assert (job.catch_up_limit, job.overlap, job.queue_limit, job.max_running) == (10, "skip", 10, 1)
+    assert (job.timeout, job.kill_after, job.retry) == (None, 10 * second, Retry())
+    assert (job.on_crash, job.on_leadership_lost, job.isolation) == ("fail", "finish", "thread")
+    assert (job.enabled, job.description, job.tags, job.jitter) == (True, "", (), timedelta(0))
+    assert (job.retry.attempts, job.retry.delay, job.retry.factor) == (1, 10 * second, 2)
+    assert (job.retry.max_delay, job.retry.on) == (timedelta(minutes=10), ("error", "timeout"))
+
+
+def test_relative_paths_are_relative_to_the_file_not_to_the_current_folder(write, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    write(
+        "version: 1\nservice: {jobs_folder: ../shared}\ndatabase: {url: 'sqlite:///data/x.db?timeout=5'}\njobs:\n"
+        "  a: {command: x, every: 5m, working_directory: work}\n  b: {command: x, every: 5m, working_directory: /}\n"
+    )
+    monkeypatch.chdir(tmp_path.parent)
+    config = load(Path(tmp_path.name) / "config.yaml", {})
+    assert config.path == tmp_path / "config.yaml"
+    assert config.service.jobs_folder == tmp_path / "../shared"
+    assert config.database.url.get_secret_value() == f"sqlite:///{tmp_path}/data/x.db?timeout=5"
+    assert [job.working_directory for job in config.jobs] == [tmp_path / "work", Path("/")]
+    assert config.warnings == ()
+    assert problems(Path(tmp_path.name) / "no.yaml") == [
+        ": there is no such file; make one with: scheduler-service init"
+    ]
+
+
+def test_the_environment_of_the_process_is_the_default(write, monkeypatch):
+    monkeypatch.setenv("SCHEDULER_TEST_NAME", "from outside")
+    assert load(write("version: 1\nservice: {name: '${SCHEDULER_TEST_NAME}'}\n" + JOBS)).service.name == "from outside"
+
+
+def test_a_file_named_in_a_value_is_read_without_its_last_line_end(write, tmp_path):
+    (tmp_path / "password").write_bytes("s3cret ✓\r\n".encode())
+    text = "version: 1\nhttp: {token: '${file:password}'}\n" + JOBS
+    assert load(write(text), {}).http.token.get_secret_value() == "s3cret ✓"
+    for content, reason in (
+        (b"\xff", "names a file that is not UTF-8 text"),
+        (b"a\0", "names a file that is not text"),
+        (b"x" * 65537, "names a file of more than 64 KiB"),
+    ):
+        (tmp_path / "password").write_bytes(content)
+        assert problems(write(text)) == [f":2:15  http.token: '${{file:password}}' {reason}"]
+
+
+def test_an_alias_is_read_with_the_paths_of_every_place_that_uses_it(write):
+    assert problems(write("version: 1\njobs:\n  a: &a {command: x, every: 5}\n  b: *a\n")) == [
+        f":3:29  jobs.{job}.every: '5' has no unit; write 5s if seconds are meant, or for example 5m, 1h30m"
+        for job in "ab"
+    ]
+
+
+@pytest.mark.parametrize("count", [10, 500])
+def test_many_jobs_are_read(write, count):
+    job = "  job-{}:\n    command: x\n    every: 5m\n"
+    config = load(write("version: 1\njobs:\n" + "".join(job.format(number) for number in range(count))), {})
+    assert len(config.jobs) == count
+
+
+# Secrets
+
+SECRETS = """
+version: 1
+service: {name: '${SECRET}'}
+database: {url: 'postgresql://u:${SECRET}@h/n', schema: '${SECRET}'}
+election: {instance_id: '${SECRET}'}
+http: {token: '${SECRET}', read_token: 's3cret-in-the-file', host: '${SECRET}'}
+jobs:
+  a: {run: 'a:b', args: ['${SECRET}'], kwargs: {x: {y: '${SECRET}'}}, every: 5m, description: 'of ${SECRET}'}
+  b: {command: 'echo ${SECRET}', env: {A: '${SECRET}'}, cron: '0 0 * * *', tags: ['${SECRET}']}
+  c: {command: [echo, '${SECRET}'], every: 5m, working_directory: '/${SECRET}'}
+"""
+
+
+def test_what_comes_from_variables_is_used_and_shown_nowhere(write):
+    config = load(write(SECRETS), {"SECRET": "s3cret"})
+    assert config.jobs[0].kwargs == {"x": {"y": "s3cret"}}
+    assert config.jobs[1].env == {"A": "s3cret"}
+    assert config.jobs[2].command == ("echo", "s3cret")
+    assert config.database.url.get_secret_value() == "postgresql://u:s3cret@h/n"
+    everything = [config, *(getattr(config, name) for name in SECTIONS), *config.jobs]
+    for value in [*everything, *pickle.loads(pickle.dumps(everything))]:
+        for text in (repr(value), str(value), value.model_dump_json(), value.model_dump_json(by_alias=True)):
+            assert "s3cret" not in text
+            assert "***" in text or value not in (config.service, *config.jobs)
+    assert "s3cret" not in str(config.warnings)
+
+
+def test_the_hash_is_that_of_the_file_before_variables_are_replaced(write):
+    hashes = {load(write(SECRETS), {"SECRET": secret}).hash for secret in ("s3cret", "other")}
+    assert len(hashes) == 1
+
+
+SAME = [
+    "version: 1\njobs:\n  a: {command: x, every: 5m, tags: [p, q]}\n  b: {command: y, every: 1m}\n"
+    "defaults: {catch_up: all}\n",
+    "jobs:\n  # moved\n  b:\n    every: '1m'\n    command: \"y\"\n  a: {tags: [p, q], every: 5m, command: x}\n"
+    "defaults:\n  catch_up: all # all\nversion: 1\nlogging: {level: debug}\nservice: {name: other}\n",
+    "version: 1\njobs:\n  a: {<<: &a {command: x, every: 5m}, tags: [p, q]}\n  b: {<<: *a, command: y, every: 1m}\n"
+    "defaults: {catch_up: all}\n",
+]
+OTHER = [
+    SAME[0].replace("5m", "6m"),
+    SAME[0].replace("all", "none"),
+    SAME[0].replace("[p, q]", "[q, p]"),
+    SAME[0].replace("b:", "c:"),
+    SAME[0].replace("command: y", "command: '${Y:-y}'"),
+]
+
+
+def test_the_hash_tells_jobs_and_defaults_apart_and_nothing_else(write):
+    same = {load(write(text), {}).hash for text in SAME}
+    assert len(same) == 1
+    assert len(same | {load(write(text), {}).hash for text in OTHER}) == 1 + len(OTHER)
+    numbers = {load(write(f"version: 1\njobs: {{a: {{run: 'a:b', every: 5m, args: [{value}]}}}}"), {}).hash
+               for value in ("5", "'5'", "5.0", "true", "'true'", "null", "''", "[5]", "{5: }")}  # fmt: skip
+    assert len(numbers) == 9
+
+
+# Relations
+
+
+def lease(path: Path, **settings: timedelta) -> Config:
+    lines = "".join(f"  {name}: {duration_text(value)}\n" for name, value in settings.items())
+    path.write_text(f"version: 1\nelection:\n{lines}  lost_after: 1d\n{JOBS}")
+    return load(path, {})
+
+
+milliseconds = st.integers(1, 20_000).map(lambda count: timedelta(milliseconds=count))
+
+
+@given(
+    lease_duration=milliseconds, renewal=milliseconds, jitter=milliseconds, attempt=milliseconds, margin=milliseconds
+)
+def test_the_lease_named_as_the_smallest_works_and_a_millisecond_less_does_not(
+    tmp_path_factory, lease_duration, renewal, jitter, attempt, margin
+):
+    path = tmp_path_factory.getbasetemp() / "lease.yaml"
+    others = {"renewal_interval": renewal, "jitter_range": jitter, "attempt_timeout": attempt, "safety_margin": margin}
+    try:
+        lease(path, lease_duration=lease_duration, **others)
+        assert lease_duration - margin >= renewal + jitter + 2 * attempt
+    except ConfigError as error:
+        assert lease_duration - margin < renewal + jitter + 2 * attempt
+        (problem,) = error.problems
+        assert problem.path == "election.lease_duration"
+        least = duration(problem.message.partition("at least ")[2].partition(",")[0])
+        lease(path, lease_duration=least, **others)
+        with pytest.raises(ConfigError):
+            lease(path, lease_duration=least - timedelta(milliseconds=1), **others)
+        if "at most " in problem.message:
+            most = duration(problem.message.partition("at most ")[2])
+            lease(path, lease_duration=lease_duration, **{**others, "renewal_interval": most})
+            more = {**others, "renewal_interval": most + timedelta(milliseconds=1)}
+            with pytest.raises(ConfigError):
+                lease(path, lease_duration=lease_duration, **more)
+
+
+# Values
+
+
+@given(st.integers(0, 10**12).map(lambda count: timedelta(milliseconds=count)))
+def test_a_duration_is_read_as_it_is_written(value):
+    assert duration(duration_text(value)) == value
+
+
+@given(st.integers(0, 10**9))
+def test_a_size_is_read_as_it_is_written(value):
+    assert size(size_text(value)) == value
+
+
+def test_problems_of_one_report_align():
+    problems = [Problem("c.yaml", 3, 5, "a.b", "wrong"), Problem("c.yaml", 100, 25, "", "bad")]
+    assert format_problems(problems) == "c.yaml:3:5     a.b: wrong\nc.yaml:100:25  bad"
+    assert str(problems[0]) == "c.yaml:3:5    a.b: wrong"
+    assert str(Problem("config.yaml", 14, 5, "a", "b")) == "config.yaml:14:5   a: b"
+
+
+# Functions of jobs
+
+CALLING = """
+version: 1
+jobs:
+  good: {run: "work:main", args: [1], every: 5m}
+  module: {run: "wrk:main", every: 5m}
+  function: {run: "work:mian", every: 5m}
+  missing: {run: "work:main", every: 5m}
+  many:
+    run: work:main
+    args: [1, 2, 3]
+    kwargs:
+      b: 5
+      c: 6
+    every: 5m
+  raises: {run: "raising:main", every: 5m}
+  disabled: {run: "nothing:main", every: 5m, enabled: false}
+  variable: {run: "${SECRET}", every: 5m}
+  command: {command: x, every: 5m}
+"""
+
+
+def test_functions_and_arguments_are_checked_where_they_stand(write, tmp_path, capsys):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "work.py").write_text("print('loaded')\ndef main(a, b=2): ...\n")
+    (tmp_path / "jobs" / "raising.py").write_text("import os\nraise RuntimeError('no')\n")
+    config = load(write(CALLING.lstrip()), {"SECRET": "s3cret:main"})
+    text = format_problems(check_callables(config)).replace(f"{tmp_path}/", "").replace(str(tmp_path.resolve()), "")
+    assert text.splitlines() == [
+        "config.yaml:4:17   jobs.module.run: no such module: looked for jobs/wrk.py; did you mean 'work'?",
+        "config.yaml:5:19   jobs.function.run: jobs/work.py has no function 'mian'; did you mean 'main'?",
+        "config.yaml:6:18   jobs.missing.run: main() needs 'a': give it in kwargs",
+        "config.yaml:9:11   jobs.many.args: main() takes 2 arguments by position, not 3",
+        "config.yaml:11:7   jobs.many.kwargs.b: main() gets 'b' from args already",
+        "config.yaml:12:7   jobs.many.kwargs.c: main() has no parameter 'c'; it has a, b",
+        "config.yaml:14:17  jobs.raises.run: jobs/raising.py cannot be loaded: RuntimeError: no (jobs/raising.py:2)",
+        "config.yaml:16:19  jobs.variable.run: what its variables hold cannot be called",
+    ]
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "loaded\n")  # stdout belongs to what the command prints
+
+
+def test_functions_that_fit_are_no_problem(write, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "work.py").write_text("def main(a, b=2): ...\n")
+    config = load(write("version: 1\njobs: {a: {run: 'work:main', args: [1], every: 5m}}"), {})
+    assert check_callables(config) == ()
+    assert os.fspath(tmp_path) not in config.hash
