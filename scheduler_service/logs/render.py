@@ -58,8 +58,7 @@ def json_lines() -> Render:
         first = {name: entry.fields[name] for name in _FIRST if name in entry.fields}
         line |= {name: plain(value) for name, value in {**first, **entry.fields}.items() if name not in line}
         text = renderer(None, line["level"], line)
-        text = text if isinstance(text, str) else text.decode()
-        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+        return text if isinstance(text, str) else text.decode()
 
     return render
 
@@ -144,8 +143,7 @@ def _shown(value: object) -> str:
 
 def visible(text: str) -> str:
     """Return `text` without colours, and with its control characters escaped."""
-    escaped = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), _COLOURS.sub("", text))
-    return escaped.encode("utf-8", "backslashreplace").decode("utf-8")  # a lone surrogate is no text
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), _COLOURS.sub("", text))
 
 
 def redacted(text: str) -> str:
@@ -177,7 +175,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, BaseException):
         value = f"{type(value).__name__}: {value}"
-    text = redacted(str(value))
+    text = redacted(str(value)).encode("utf-8", "backslashreplace").decode("utf-8")  # no lone surrogates
     return text if len(text) <= FIELD_CHARACTERS else text[:FIELD_CHARACTERS] + " …"
 
 

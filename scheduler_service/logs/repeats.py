@@ -24,7 +24,9 @@ REPEAT_SECONDS = 60.0
 KEYS_AT_MOST = 1000
 
 _VARYING = frozenset({"run", "attempt", "scheduled_at", "until", "count", "duration_seconds", "exit_code"})
-_NAMED_EACH = frozenset({"attempt_lost", "attempt_returned", "result_late", "result_cut", "result_refused", "thread_crashed"})
+_NAMED_EACH = frozenset(
+    {"attempt_lost", "attempt_returned", "result_late", "result_cut", "result_refused", "thread_crashed"}
+)
 _WORDS = frozenset({"error", "message"})  # numbers in them are addresses, sizes, times
 # what ends a failure: the failure's name, and the field that both have in common
 _ENDS = {

@@ -1,0 +1,426 @@
+"""Worker threads: what is taken, begun, stopped, recorded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from scheduler_service.clock import BootClock, DatabaseTime
+from scheduler_service.model import Attempt, JobSpec, Outcome, State
+from scheduler_service.workers import Workers
+from tests.runner.conftest import NOON, PATIENCE_SECONDS, Bench, Told, a_job, an_attempt
+from tests.waiting import wait_until
+
+DONE = Outcome(State.SUCCEEDED, 0.5)
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Writer:
+    """Takes results, and writes them when it is told to."""
+
+    def __init__(self, *, at_once: bool = True) -> None:
+        self.taken: dict[int, Outcome] = {}
+        self.on_written: Callable[[Sequence[Attempt]], None] = lambda _: None
+        self._at_once = at_once
+
+    def add(self, attempt: Attempt, outcome: Outcome) -> None:
+        assert attempt.id not in self.taken, "a result was added twice"
+        self.taken[attempt.id] = outcome
+        if self._at_once:
+            self.on_written([attempt])
+
+    def write(self, *numbers: int) -> None:
+        self.on_written([an_attempt(number) for number in numbers])
+
+
+class Jobs:
+    """What runs: each attempt waits until it is let go, or asked to stop."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.threads: set[str] = set()
+        self.outcome = DONE
+        self._gates: dict[int, threading.Event] = {}
+        self._open = False
+        self._lock = threading.Lock()
+
+    def run(self, attempt: Attempt, spec: JobSpec, stop: threading.Event) -> Outcome:
+        with self._lock:
+            self.begun.append(attempt.id)
+            self.threads.add(threading.current_thread().name)
+            gate = self._gates.setdefault(attempt.id, threading.Event())
+            if self._open:
+                gate.set()
+        wait_until(lambda: gate.is_set() or stop.is_set())
+        return Outcome(State.CANCELLED, 0.1, "stopped") if stop.is_set() else self.outcome
+
+    def let_go(self, *numbers: int) -> None:
+        for number in numbers:
+            with self._lock:
+                gate = self._gates.setdefault(number, threading.Event())
+            gate.set()
+
+    def let_all_go(self) -> None:
+        with self._lock:
+            self._open = True
+            gates = list(self._gates.values())
+        for gate in gates:
+            gate.set()
+
+
+class World:
+    def __init__(
+        self, threads: int = 2, *, at_once: bool = True, answers: Iterable[bool | None] = (), **settings: Any
+    ) -> None:
+        self.told = Told()
+        self.clock = FakeClock()
+        self.jobs = Jobs()
+        self.writer = Writer(at_once=at_once)
+        self.asked: list[int] = []
+        self._answers = iter(answers)
+        self.freed = threading.Semaphore(0)
+        self.database_time = DatabaseTime(self.clock)
+        self.workers = Workers(
+            threads,
+            settings.pop("run", self.jobs.run),
+            self.writer,
+            still_open=settings.pop("still_open", self.still_open),
+            begin_within_seconds=7.5,
+            database_time=self.database_time,
+            events=self.told.events,
+            clock=self.clock,
+            **settings,
+        )
+        self.workers.on_free = self.freed.release
+
+    def still_open(self, attempt_id: int) -> bool | None:
+        self.asked.append(attempt_id)
+        return next(self._answers)
+
+    def submit(self, *numbers: int, sent: float | None = None) -> None:
+        for number in numbers:
+            self.workers.submit(an_attempt(number, sent=self.clock.now if sent is None else sent), a_job())
+
+    def ended(self, count: int = 1) -> None:
+        """Wait until this many results are taken and their workers are free."""
+        wait_until(lambda: len(self.writer.taken) >= count)
+        wait_until(lambda: self.workers.free_count > 0)
+
+
+def test_an_attempt_is_run_and_its_result_handed_on():
+    world = World()
+    world.submit(1)
+    world.jobs.let_go(1)
+    world.ended()
+    assert world.writer.taken == {1: DONE}
+    assert world.workers.registry() == {}
+    assert world.told.names() == ["run_started", "run_finished"]
+    assert world.told.fields("run_started") == [
+        {
+            "term": 4, "job": "tidy", "run": 10, "scheduled_at": NOON, "attempt": 1, "kind": "scheduled",
+            "delay_seconds": 0.0,
+        }
+    ]  # fmt: skip
+    assert world.told.fields("run_finished") == [
+        {
+            "term": 4, "job": "tidy", "run": 10, "scheduled_at": NOON, "attempt": 1, "state": "succeeded",
+            "duration_seconds": 0.5,
+        }
+    ]  # fmt: skip
+
+
+def test_a_failure_is_told_with_its_error():
+    world = World()
+    world.jobs.outcome = Outcome(State.FAILED, 0.5, "exit code 3", 3)
+    world.submit(1)
+    world.jobs.let_go(1)
+    world.ended()
+    failed = world.told.fields("run_failed")[0]
+    assert (failed["state"], failed["error"], failed["exit_code"]) == ("failed", "exit code 3", 3)
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [(State.TIMED_OUT, "run_failed"), (State.CANCELLED, "run_finished"), (State.FAILED, "run_failed")],
+)
+def test_each_way_to_end_has_its_event(state: State, name: str):
+    world = World()
+    world.jobs.outcome = Outcome(state, 0.5)
+    world.submit(1)
+    world.jobs.let_go(1)
+    world.ended()
+    assert world.told.names() == ["run_started", name]
+
+
+def test_the_delay_is_counted_in_the_databases_time():
+    world = World()
+    world.database_time.observe(100.0, 100.0, NOON + timedelta(seconds=2.5))
+    world.submit(1)
+    assert world.told.wait_for("run_started")[0]["delay_seconds"] == pytest.approx(2.5)
+    world.jobs.let_all_go()
+
+
+def test_threads_start_when_they_are_needed_and_no_more_than_allowed():
+    world = World(threads=3)
+    for number in (1, 2, 3):
+        world.submit(number)
+        world.jobs.let_go(number)
+        world.ended(number)
+    assert world.jobs.threads == {"worker-1"}
+    world.submit(4, 5, 6)
+    wait_until(lambda: len(world.jobs.begun) == 6)
+    assert world.jobs.threads == {"worker-1", "worker-2", "worker-3"}
+    world.jobs.let_all_go()
+    assert world.workers.drain(world.clock.now + 10)
+
+
+def test_nothing_is_taken_beyond_the_workers_there_are():
+    world = World(threads=2)
+    assert world.workers.free_count == 2
+    world.submit(1, 2)
+    assert world.workers.free_count == 0
+    with pytest.raises(ValueError, match="no worker is free for attempt 3"):
+        world.submit(3)
+    world.jobs.let_go(1)
+    wait_until(lambda: world.workers.free_count == 1)
+    world.submit(3)
+    assert world.workers.registry().keys() == {2, 3}
+    world.jobs.let_all_go()
+
+
+def test_an_attempt_is_taken_once():
+    world = World(threads=2)
+    world.submit(1)
+    with pytest.raises(ValueError, match="attempt 1 was submitted twice"):
+        world.submit(1)
+    world.jobs.let_all_go()
+
+
+def test_a_worker_is_free_before_its_result_is_written_and_the_attempt_is_ours_until_then():
+    world = World(threads=1, at_once=False)
+    world.submit(1)
+    world.jobs.let_go(1)
+    world.ended()
+    assert world.workers.free_count == 1
+    assert world.workers.registry().keys() == {1}
+    world.writer.write(1)
+    assert world.workers.registry() == {}
+
+
+def test_the_dispatcher_is_woken_when_a_worker_is_free_and_when_a_slot_is():
+    world = World(threads=1, at_once=False)
+    world.submit(1)
+    world.jobs.let_go(1)
+    assert world.freed.acquire(timeout=PATIENCE_SECONDS)
+    assert not world.freed.acquire(blocking=False)
+    world.writer.write(1)
+    assert world.freed.acquire(blocking=False)
+
+
+def test_while_too_much_is_unwritten_nothing_new_is_taken(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scheduler_service.workers.UNWRITTEN_LIMIT", 10)
+    world = World(threads=1, at_once=False)
+    world.jobs.let_all_go()
+    for number in range(1, 12):
+        wait_until(lambda: world.workers.free_count == 1)
+        world.submit(number)
+    wait_until(lambda: len(world.writer.taken) == 11)
+    assert world.workers.free_count == 0
+    world.writer.write(1)
+    assert world.workers.free_count == 1
+
+
+def test_a_run_is_asked_to_stop_with_a_reason():
+    reasons: list[str] = []
+
+    def run(attempt: Attempt, spec: JobSpec, stop: threading.Event) -> Outcome:
+        assert stop.wait(PATIENCE_SECONDS)
+        reasons.append(stop.reason)  # type: ignore[attr-defined]  # what the runner puts into the outcome
+        return DONE
+
+    world = World(run=run)
+    world.submit(1)
+    world.told.wait_for("run_started")
+    world.workers.stop_run(99, "not ours")
+    world.workers.stop_run(1, "lost")
+    world.ended()
+    assert reasons == ["lost"]
+
+
+def test_a_function_that_raises_what_it_should_not_has_failed():
+    def run(attempt: Attempt, spec: JobSpec, stop: threading.Event) -> Outcome:
+        raise SystemExit(3)
+
+    world = World(threads=1, run=run)
+    for number in (1, 2):
+        world.submit(number)
+        world.ended(number)
+    assert world.writer.taken[2].error == "the service failed to run it: SystemExit: 3"
+
+
+def test_a_crash_of_a_worker_is_handed_on():
+    crashed: list[tuple[str, str]] = []
+    world = World(on_crash=lambda name, error: crashed.append((name, str(error))))
+
+    def broken() -> None:
+        raise RuntimeError("a mistake of ours")
+
+    world.workers.on_free = broken
+    world.writer.on_written = lambda _: None
+    world.submit(1)
+    world.jobs.let_go(1)
+    wait_until(lambda: crashed)
+    assert crashed == [("worker-1", "a mistake of ours")]
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_workers_are_no_pool(threads: int):
+    with pytest.raises(ValueError, match="at least 1 is needed"):
+        World(threads=threads)
+
+
+# --- late beginnings
+
+
+def test_what_was_started_a_moment_ago_is_begun_without_asking():
+    world = World()
+    world.submit(1, sent=world.clock.now - 7.4)
+    world.jobs.let_go(1)
+    world.ended()
+    assert world.asked == []
+    assert world.jobs.begun == [1]
+
+
+def test_what_was_started_a_while_ago_is_begun_if_it_is_still_open():
+    world = World(answers=[True])
+    world.submit(1, sent=world.clock.now - 7.5)
+    world.jobs.let_go(1)
+    world.ended()
+    assert world.asked == [1]
+    assert world.jobs.begun == [1]
+
+
+def test_what_is_no_longer_open_is_given_back_and_never_begun():
+    world = World(threads=1, answers=[False])
+    world.submit(1, sent=world.clock.now - 7.5)
+    returned = world.told.wait_for("attempt_returned")[0]
+    assert (returned["job"], returned["run"], returned["attempt"]) == ("tidy", 10, 1)
+    assert world.freed.acquire(timeout=PATIENCE_SECONDS)
+    assert world.workers.free_count == 1
+    assert world.workers.registry() == {}
+    assert world.jobs.begun == []
+    assert world.writer.taken == {}
+
+
+def test_where_nobody_can_tell_it_is_asked_again():
+    world = World(answers=[None, None, True])
+    world.submit(1, sent=world.clock.now - 7.5)
+    world.jobs.let_go(1)
+    world.ended()
+    assert world.asked == [1, 1, 1]
+    assert world.jobs.begun == [1]
+
+
+def test_an_answer_that_took_too_long_is_no_answer():
+    answered: list[bool] = []
+
+    def slow(_: int) -> bool:
+        world.clock.now += 8.0 if not answered else 0.0
+        answered.append(True)
+        return len(answered) == 1
+
+    world = World(still_open=slow)
+    world.submit(1, sent=world.clock.now - 7.5)
+    world.told.wait_for("attempt_returned")
+    assert world.jobs.begun == []
+
+
+def test_what_is_stopped_while_nobody_can_tell_is_cancelled_and_never_begun():
+    world = World(answers=iter(lambda: None, True))
+    world.submit(1, sent=world.clock.now - 7.5)
+    wait_until(lambda: world.asked)
+    world.workers.stop_run(1, "the replica is stopping")
+    world.ended()
+    outcome = world.writer.taken[1]
+    assert (outcome.state, outcome.error) == (State.CANCELLED, "stopped before it began: the replica is stopping")
+    assert world.jobs.begun == []
+
+
+# --- drain
+
+
+def test_drain_waits_until_everything_is_recorded():
+    world = World(at_once=False)
+    world.submit(1)
+    drained: list[bool] = []
+    waiting = threading.Thread(target=lambda: drained.append(world.workers.drain(world.clock.now + 1)))
+    waiting.start()
+    world.jobs.let_go(1)
+    wait_until(lambda: world.writer.taken)
+    assert drained == []
+    world.writer.write(1)
+    waiting.join(PATIENCE_SECONDS)
+    assert drained == [True]
+
+
+def test_drain_gives_up_at_its_deadline():
+    world = World()
+    world.submit(1)
+    assert not world.workers.drain(world.clock.now)
+    world.jobs.let_all_go()
+
+
+def test_many_attempts_at_once_are_each_run_once():
+    world = World(threads=8)
+    world.jobs.let_all_go()
+    number = 0
+    while number < 500:
+        for _ in range(world.workers.free_count):
+            number += 1
+            world.submit(number)
+        assert world.freed.acquire(timeout=PATIENCE_SECONDS)
+    wait_until(lambda: len(world.writer.taken) == number)
+    assert sorted(world.jobs.begun) == list(range(1, number + 1))
+    assert world.workers.registry() == {}
+
+
+def test_with_a_real_runner_what_a_job_does_ends_no_worker(bench: Bench):
+    bench.write(
+        """
+        import os, sys
+        def main(what):
+            if what == "exit":
+                sys.exit(3)
+            if what == "raise":
+                raise KeyboardInterrupt
+            if what == "recurse":
+                main(what)
+            return what
+        """
+    )
+    writer = Writer()
+    workers = Workers(
+        1,
+        bench.runner.run,
+        writer,
+        still_open=lambda _: True,
+        begin_within_seconds=7.5,
+        database_time=DatabaseTime(BootClock()),
+        events=bench.told.events,
+        clock=BootClock(),
+    )
+    for number, what in enumerate(("exit", "raise", "recurse", "return"), 1):
+        workers.submit(an_attempt(number, sent=BootClock().monotonic()), a_job(run="tidy:main", args=(what,)))
+        wait_until(lambda: workers.free_count == 1)
+    assert [outcome.state for outcome in writer.taken.values()] == [State.FAILED] * 3 + [State.SUCCEEDED]
