@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import warnings
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ import pytest
 from sqlalchemy import select, update
 
 from scheduler_service import tables
-from scheduler_service.database import Database
+from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.elector import Elected, Elector, Lost, Observed
+from scheduler_service.elector.announcements import BACKLOG_LIMIT, Listener, Listeners
+from scheduler_service.events import Events
+from scheduler_service.leases import Acquired, LeaseStore, open_store
 from scheduler_service.model import Lease
 from scheduler_service.tables import database_time, leader_lease, leader_term
 from tests.electors import Heard, Told, wait_until
@@ -198,7 +201,51 @@ def test_a_listener_that_hangs_holds_no_renewal_up(database: Database) -> None:
         go_on.set()
 
 
+def test_so_many_messages_wait_for_a_hanging_listener_and_no_further_term_begins() -> None:
+    go_on = threading.Event()
+    listeners = Listeners(Events(), resign=lambda term: None, holds=lambda term: True)
+    listeners.add(Listener(lambda lease: go_on.wait(30) and None, None))
+    for term in range(BACKLOG_LIMIT // 2):
+        lease = Lease(1, "me", term, datetime(2031, 1, 1, tzinfo=UTC), 0.0)
+        listeners.put(Elected(lease))
+        assert not listeners.behind
+        listeners.put(Lost(lease, "released"))
+    listeners.put(Elected(lease))
+    assert listeners.behind
+    go_on.set()
+    listeners.stop(10)
+    assert not listeners.behind
+
+
 # What goes wrong
+
+
+class LosesReplies:
+    """A lease store whose first acquire is executed and never answered."""
+
+    def __init__(self, store: LeaseStore) -> None:
+        self._store = store
+        self._lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def acquire(self, leader_id: str) -> Acquired | None:
+        acquired = self._store.acquire(leader_id)
+        if not self._lost:
+            self._lost = True
+            raise StoreUnavailable("the reply was lost")
+        return acquired
+
+
+def test_a_lease_whose_acquisition_was_never_answered_is_recognised_as_ours(database: Database) -> None:
+    store = open_store(database, lock_id=1, lease_seconds=10.0, attempt_seconds=2.0, guarded=False)
+    told: list[Any] = []
+    with Told(LosesReplies(store), announce=told.append) as leader:
+        elected = leader.heard.wait("leader_elected")
+        assert elected.fields["how"] == "reply_lost"
+    assert ends(database) == ["replaced_by_itself", "released"]
+    assert len([message for message in told if isinstance(message, Elected)]) == 1
 
 
 def test_a_database_that_is_not_there_yet_is_asked_until_it_is(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from scheduler_service import tables
 from scheduler_service.database import Database
+from scheduler_service.leases import open_store
 from tests.electors import Told, wait_until
 from tests.relay import Relay
 from tests.servers import PostgresServer
@@ -126,6 +127,24 @@ def test_a_restart_of_the_server_changes_neither_leader_nor_term(hurt: tuple[Pos
             leader.heard.wait("leadership_suspect", after=1)
             wait_until(lambda: leader.elector.is_leader() or standby.elector.is_leader(), what="a leader")
         assert leader.heard.all("thread_crashed") == standby.heard.all("thread_crashed") == []
+
+
+def test_no_term_comes_back_after_a_crash_of_the_server_and_the_deletion_of_every_row(
+    hurt: tuple[PostgresServer, str],
+) -> None:
+    server, url = hurt
+    store = open_store(Database(url), lock_id=1, lease_seconds=10.0, attempt_seconds=2.0, guarded=True)
+    terms = []
+    for leader_id in ("first-aaaaaa", "second-bbbbbb", "third-cccccc"):
+        acquired = store.acquire(leader_id)
+        assert acquired is not None
+        terms.append(acquired.term)
+        store.close()
+        server.restart("immediate")
+        with server.connect(url.rpartition("/")[2]) as operator:
+            operator.execute("delete from scheduler.leader_lease")
+            operator.execute("delete from scheduler.leader_term")
+    assert terms == sorted(set(terms))
 
 
 def test_an_outage_longer_than_the_lease_ends_with_a_leader(hurt: tuple[PostgresServer, str]) -> None:
