@@ -60,6 +60,11 @@ def shown(moment: datetime | None) -> str:
     return iso(moment) or "-"
 
 
+def about(moment: datetime) -> str:
+    """Return a moment that is no tick, for a person: to the millisecond."""
+    return shown(moment.replace(microsecond=moment.microsecond // 1000 * 1000))
+
+
 def span(seconds: float | None) -> str:
     """Return a duration for a person: 12ms, 3.4s, 5m 10s, 2h 5m, 3d 4h."""
     if seconds is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from scheduler_service.cli.output import iso, shown, span, write_table
+from scheduler_service.cli.output import about, iso, shown, span, write_table
 from scheduler_service.ledger.history import (
     Answer,
     AttemptRow,
@@ -59,7 +59,7 @@ def write_status(standing: Standing, lost_after_seconds: float) -> None:
     if standing.leader is not None:
         leader = standing.leader
         led = span((now - leader.acquired_at).total_seconds())
-        click.echo(f"leader    {leader.instance_id}, term {leader.term}, since {iso(leader.acquired_at)} ({led})")
+        click.echo(f"leader    {leader.instance_id}, term {leader.term}, since {about(leader.acquired_at)} ({led})")
         left = span((leader.expires_at - now).total_seconds())
         click.echo(f"lease     {left} left unless renewed; crash detection {'on' if leader.crash_detection else 'off'}")
     else:
@@ -162,7 +162,7 @@ def write_run(row: RunRow, attempts: Sequence[AttemptRow]) -> None:
     click.echo(f"scheduled at  {iso(row.scheduled_at)}{until}")
     click.echo(f"due at        {iso(row.due_at)}")
     click.echo(f"state         {row.state.value}{reason}")
-    click.echo(f"decided       {iso(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
+    click.echo(f"decided       {about(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
     for attempt in attempts:
         _write_attempt(attempt)
 
@@ -192,7 +192,7 @@ def write_answer(answer: Answer) -> None:
     click.echo(answer.explanation)
     if row is not None:
         kind = f"range {iso(row.scheduled_at)} to {iso(row.until)}, " if row.kind is Kind.RANGE else ""
-        click.echo(f"decided   {iso(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
+        click.echo(f"decided   {about(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
         click.echo(f"row       {kind}run {row.id}")
     click.echo(f"previous  {shown(answer.previous)}")
     click.echo(f"next      {shown(answer.next)}")
@@ -202,7 +202,7 @@ def _write_attempt(attempt: AttemptRow) -> None:
     took = f", took {span(attempt.duration_seconds)}" if attempt.duration_seconds is not None else ""
     click.echo()
     click.echo(f"attempt {attempt.attempt} (fence {attempt.id}): {attempt.state.value}{took}")
-    click.echo(f"  on {attempt.instance_id}, term {attempt.term}, from {iso(attempt.started_at)}")
+    click.echo(f"  on {attempt.instance_id}, term {attempt.term}, from {about(attempt.started_at)}")
     if attempt.exit_code is not None:
         click.echo(f"  exit code {attempt.exit_code}")
     if attempt.result is not None:
@@ -260,21 +260,21 @@ def _former(standing: Standing) -> str:
     if last is None:
         return ": no replica has ever led"
     if last.ended_at is not None:
-        return f"; {last.leader_id} led until {iso(last.ended_at)} (term {last.term}, {last.end_reason})"
+        return f"; {last.leader_id} led until {about(last.ended_at)} (term {last.term}, {last.end_reason})"
     return f"; {last.leader_id} led last (term {last.term}) and let its lease run out"
 
 
 def _replica_cells(standing: Standing, replica: ReplicaRow, lost_after_seconds: float) -> list[str]:
     age = span(max(0.0, (standing.now - replica.seen_at).total_seconds()))
-    seen = f"{age} ago" if standing.live(replica, lost_after_seconds) else f"not for {age}"
+    live, role = standing.live(replica, lost_after_seconds), _role(standing, replica)
     return [
         replica.instance_id,
-        _role(standing, replica),
+        role if live or role == "leader" else "gone",
         replica.host,
         str(replica.pid),
         replica.version,
         replica.config_hash[:HASH_SHOWN],
-        seen,
+        f"{age} ago" if live else f"not for {age}",
     ]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scheduler_service.cli import commands, main
+from scheduler_service.cli.output import span
 from tests.cli.conftest import Command
 
 CONFIG = """\
@@ -178,3 +180,35 @@ def test_check_loads_no_database_driver(process: Command, config: Path) -> None:
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_every_command_explains_itself(command: Command, name: str) -> None:
     assert command(name, "--help").out.startswith(f"Usage: scheduler-service {name}")
+
+
+def test_what_nobody_foresaw_is_our_fault_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def break_down(**_: object) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(commands, "main", break_down)
+    with pytest.raises(SystemExit) as stopped:
+        main(["status"])
+
+    assert stopped.value.code == 70
+    shown = capsys.readouterr().err
+    assert "RuntimeError: unforeseen" in shown
+    assert shown.endswith("please report it with the lines above\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0.0123, "12ms"),
+        (3.44, "3.4s"),
+        (310, "5m 10s"),
+        (7500, "2h 5m"),
+        (90_000, "1d 1h"),
+        (86_400, "1d"),
+    ],
+)
+def test_a_duration_is_as_short_as_it_is_useful(seconds: float | None, text: str) -> None:
+    assert span(seconds) == text

@@ -110,6 +110,18 @@ def test_a_tick_that_was_too_old_names_the_setting(
     assert "first led, but decided it 2m after it was due" in explanation
 
 
+def test_a_tick_held_up_by_a_silent_replica_names_its_run(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+    story.term(4, "second", tick - timedelta(hours=1))
+    lost = story.run(tick - timedelta(minutes=1), "lost")
+    story.attempt(lost, tick - timedelta(minutes=1), "lost", seconds=75)
+    story.run(tick, "missed", "coalesced", decided_at=tick + timedelta(seconds=16))
+
+    explanation = ask(command, story, tick)["explanation"]
+
+    assert f"second led, but decided it 16s after it was due, because run {lost} on first, which fell" in explanation
+
+
 def test_a_tick_skipped_for_overlap_names_the_run_in_its_way(command: Command, story: Story, tick: datetime) -> None:
     story.job()
     long = story.run(tick - timedelta(minutes=1), "succeeded")

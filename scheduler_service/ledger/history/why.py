@@ -74,8 +74,8 @@ def _explain_absence(
         return decision, _explain_unsettled(job, moment, now)
     if moment <= job.accountable_from:
         return "not_accountable", (
-            f"The job owes nothing up to {_iso(job.accountable_from)}: then it was new, enabled again, or back in the "
-            "configuration after a long absence."
+            f"The job owes nothing up to {_about(job.accountable_from)}: it was new then, or enabled again, or back in "
+            "the configuration after a long absence."
         )
     return "not_recorded", (
         "The tick was settled, but there is no row of it: it was pruned (the history setting), or the job had another "
@@ -87,13 +87,13 @@ def _explain_unsettled(job: JobRow, moment: datetime, now: datetime) -> str:
     if not job.enabled:
         return "The job is disabled: its ticks are not decided."
     if job.pause is not None and job.pause.holds(moment):
-        until = f"until {_iso(job.pause.until)}" if job.pause.until is not None else "until it is resumed"
-        return f"The job is paused since {_iso(job.pause.at)}, {until}: the tick will be skipped."
+        until = f"until {_about(job.pause.until)}" if job.pause.until is not None else "until it is resumed"
+        return f"The job is paused since {_about(job.pause.at)}, {until}: the tick will be skipped."
     if moment > now:
         return f"The tick comes in {_span((moment - now).total_seconds())}."
     return (
         f"The tick came {_span((now - moment).total_seconds())} ago and is not decided yet: the job is settled up to "
-        f"{_iso(job.settled_until)}. The next leader decides it, or this one as soon as an earlier run lets it."
+        f"{_about(job.settled_until)}. The next leader decides it, or this one as soon as an earlier run lets it."
     )
 
 
@@ -124,7 +124,7 @@ def _explain_run(row: RunRow) -> str:
     if row.started_at is None:
         return "It was cancelled before it began."
     delay = _span(max(0.0, row.delay_seconds or 0.0))
-    begun = f"on {row.instance_id} at {_iso(row.started_at)}, {delay} after it was due"
+    begun = f"on {row.instance_id} at {_about(row.started_at)}, {delay} after it was due"
     attempt = f" (attempt {row.attempt})" if row.attempt > 1 else ""
     if row.state is State.RUNNING:
         return f"It runs{attempt} since it was started {begun}."
@@ -177,19 +177,20 @@ def _absence(history: History, row: RunRow, moment: datetime) -> str:
     late_seconds = (row.decided_at - moment).total_seconds()
     then, later = history.terms_around(max(moment, row.due_at) if row.until is None else moment)
     if later is not None and later.acquired_at <= row.decided_at:
-        elected = f"{later.leader_id} was elected at {_iso(later.acquired_at)}"
+        elected = f"{later.leader_id} was elected at {_about(later.acquired_at)}"
         if then is None:
             return f"no replica led before {elected}"
         if then.ended_at is not None and then.ended_at <= moment:
-            return f"no replica led from {_iso(then.ended_at)} until {elected}"
+            return f"no replica led from {_about(then.ended_at)} until {elected}"
         return f"{then.leader_id}, which led before, did not decide it, and {elected}"
     if late_seconds <= PROMPT_SECONDS:
-        return f"several ticks came due together and were decided at {_iso(row.decided_at)}"
+        return f"several ticks came due together and were decided at {_about(row.decided_at)}"
     leader = then.leader_id if then is not None else row.decided_by
-    return (
-        f"{leader} led, but decided it {_span(late_seconds)} after it was due (as when the database does not answer, "
-        "or an earlier run of a silent replica has to be waited for)"
-    )
+    decided = f"{leader} led, but decided it {_span(late_seconds)} after it was due"
+    other = history.run_at_work(row.job_id, moment)
+    if other is not None and other.state is State.LOST:
+        return f"{decided}, because run {other.id} on {other.instance_id}, which fell silent, had to be waited for"
+    return f"{decided} (as when the database does not answer)"
 
 
 def _cause(row: RunRow) -> str:
@@ -202,6 +203,11 @@ def _cause(row: RunRow) -> str:
 def _iso(moment: datetime) -> str:
     spec = "seconds" if moment.microsecond == 0 else "milliseconds" if moment.microsecond % 1000 == 0 else "auto"
     return moment.isoformat(timespec=spec).replace("+00:00", "Z")
+
+
+def _about(moment: datetime) -> str:
+    """Return a moment that is no tick: to the millisecond."""
+    return _iso(moment.replace(microsecond=moment.microsecond // 1000 * 1000))
 
 
 def _span(seconds: float) -> str:
