@@ -26,10 +26,12 @@ class World:
     frozen_pids: set[int] = field(default_factory=set)
 
     @classmethod
-    def at_work(cls, folder: Path, url: str, server: PostgresServer | None = None) -> World:
-        """Return a world whose replicas are not started yet."""
+    def at_work(
+        cls, folder: Path, url: str, server: PostgresServer | None = None, replicas_url: str | None = None
+    ) -> World:
+        """Return a world whose replicas are not started yet; they may have a way of their own to the database."""
         tally = folder / "tally"
-        fleet = Fleet(folder, url, tally_jobs(tally), history={"keep_runs": 1_000_000})
+        fleet = Fleet(folder, replicas_url or url, tally_jobs(tally), history={"keep_runs": 1_000_000})
         return cls(fleet, Books(url), tally, server)
 
     def settled_past_now(self) -> None:
