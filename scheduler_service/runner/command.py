@@ -43,6 +43,7 @@ _LAUNCHER = 'echo $$ >&0; exec "$@" </dev/null'
 
 LOOK_SECONDS = 0.1  # how often a silent command's stop, time-out and end are looked at
 LAST_WORDS_SECONDS = 0.25  # how long output is awaited from what a command left behind
+BURY_SECONDS = 30.0  # how long killed processes are waited for, which may hang in a dead file system
 _READ_BYTES = 65536
 _MEANING = {126: " (not executable)", 127: " (command not found)"}  # the shell's convention
 
@@ -147,9 +148,41 @@ class _Group:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._leader.pid, number)
 
-    def reap(self) -> None:
+    def bury(self) -> None:
+        """Reap the first process, and wait until the others, which were killed, are gone (I7)."""
         self._leader.wait()
         self._output.close()
+        gone_by = time.monotonic() + BURY_SECONDS
+        pause = 0.0002
+        while self._any_left() and time.monotonic() < gone_by:
+            time.sleep(pause)
+            pause = min(LOOK_SECONDS, 2 * pause)
+
+    def _any_left(self) -> bool:
+        try:
+            # Orphans become children of process 1, which in a container may be us.
+            while os.waitpid(-self._leader.pid, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+        try:
+            os.killpg(self._leader.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return _has_living(self._leader.pid)
+
+
+def _has_living(group: int) -> bool:
+    """Whether a process of `group` is more than a zombie, which process 1 may leave lying for long."""
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    for stat in stats:
+        try:
+            state, _, its_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):  # gone meanwhile
+            continue
+        if int(its_group) == group and state not in "ZX":
+            return True
+    return not stats  # a system without /proc: what can be signalled counts
 
 
 @contextlib.contextmanager
@@ -184,7 +217,7 @@ def _start(arguments: list[str], folder: Path, variables: Mapping[str, str]) -> 
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise CommandError(f"the command cannot be started: {reason}") from error
         group = _Group(leader)
-        closing.callback(group.reap)
+        closing.callback(group.bury)
         # Before the first process is reaped, while the number of the group cannot be anybody else's.
         closing.callback(_end_guardian, guardian)
         closing.callback(group.signal, signal.SIGKILL)
