@@ -1,9 +1,9 @@
-r"""Run one command as a process group that ends with the attempt, or with the replica.
+"""Run one command as a process group that ends with the attempt, or with the replica.
 
-    replica ---- starts ----> guardian      /bin/sh; waits for the pipe to close
-       |  \                      ^
-       |   `-- holds the pipe ---'| the launcher tells its process group through the same pipe
-       `------- starts ----> launcher       /bin/sh in a session of its own; becomes the command
+    replica --------- pipe ---------> guardian      /bin/sh; at the pipe's end kills the group it was told
+       |                ^
+       | starts         | "my group is 4711"
+       `--------> launcher ---exec--> command       in a session and a process group of its own
 
 A command is over when its first process ends; what it left behind in its process group is killed.
 Asked to stop, or over its `timeout`, the group gets SIGTERM and, `kill_after` later, SIGKILL.
@@ -11,7 +11,7 @@ Asked to stop, or over its `timeout`, the group gets SIGTERM and, `kill_after` l
 If the replica dies, by SIGKILL even, the kernel closes its end of the pipe, and the guardian kills
 the group.  PR_SET_PDEATHSIG would reach the first process only, follows the thread that forked, and
 needs code between fork and exec.  The launcher announces itself before it becomes the command, so
-there is no moment at which a command runs unguarded.  Both shells together cost 2 ms a command.
+there is no moment at which a command runs unguarded.  Both shells together cost about 2 ms a command.
 
 Out of reach: a process that moves to a group of its own (`setsid`, a daemon, GNU timeout inside a
 script), and one that runs as another user.
