@@ -126,8 +126,9 @@ def section(model: type[BaseModel]) -> Kind:
     def read(node: Node, path: str, report: Report) -> Any:
         if isinstance(node, BrokenNode):
             return WRONG
+        wrong = isinstance(node, ListNode) or (isinstance(node, ScalarNode) and node.value is not None)
         found = read_section(model, node, path, report, position=node.position)
-        return found if isinstance(node, MapNode) else WRONG
+        return WRONG if wrong else found
 
     def write(value: BaseModel) -> dict[str, Any]:
         return {key: kind.write(getattr(value, name)) for key, name, kind, _ in fields(model)}

@@ -91,11 +91,10 @@ def check_callables(config: Config) -> tuple[Problem, ...]:
             try:
                 function = callables.find(job.run, config.service.jobs_folder)
             except CallableError as error:
-                report.add(*_place(config, path, "run", None), _told(job, "run", str(error)))
+                report.add(*_place(config, path, "run", None), _told(config, job, str(error)))
                 continue
             for problem in callables.argument_problems(function, job.args, job.kwargs):
-                message = _told(job, problem.key, problem.message)
-                report.add(*_place(config, path, problem.key, problem.name), message)
+                report.add(*_place(config, path, problem.key, problem.name), _told(config, job, problem.message))
     return report.problems
 
 
@@ -106,8 +105,15 @@ def _place(config: Config, path: str, key: str, name: str | None) -> tuple[Posit
     return Position(0, 0), f"{path}.{key}"
 
 
-def _told(job: JobSpec, key: str, message: str) -> str:
-    return "what its variables hold cannot be called" if key in job.hidden else message
+def _told(config: Config, job: JobSpec, message: str) -> str:
+    """Return the message without what came from variables."""
+    if "run" in job.hidden:
+        return "what its variables hold cannot be called with these arguments, or is not there"
+    if "jobs_folder" in config.service.hidden:
+        folder = config.service.jobs_folder
+        for path in (str(folder.resolve()), str(folder), folder.name):
+            message = message.replace(f"{path}/", "")
+    return message
 
 
 def _is_map(node: Node | None, report: Report) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,12 +19,15 @@ LISTED = 8  # so many known keys are named where none is close
 Explain = Callable[[str], str | None]
 
 
-def fields(model: type[BaseModel]) -> Iterator[tuple[str, str, Kind, Any]]:
-    """Yield key in the file, name, kind and default of each setting of a model."""
-    for name, field in model.model_fields.items():
-        for kind in field.metadata:
-            if isinstance(kind, Kind):
-                yield field.alias or name, name, kind, field.get_default(call_default_factory=True)
+@cache
+def fields(model: type[BaseModel]) -> tuple[tuple[str, str, Kind, Any], ...]:
+    """Return key in the file, name, kind and default of each setting of a model."""
+    return tuple(
+        (field.alias or name, name, kind, field.default)
+        for name, field in model.model_fields.items()
+        for kind in field.metadata
+        if isinstance(kind, Kind)
+    )
 
 
 class Section:

@@ -14,6 +14,7 @@ _SPECIAL = re.compile(r"""(?:^|[\s{,-])(?P<key>[\w.-]+)\s*:\s+(?P<value>[*@`%&].
 _FLOW_END = re.compile(r"""\s*(,\s*[\w."'-]+\s*:.*|[}#].*)$""")
 _EXPRESSION = re.compile(r"\*(/\d+)?([\s,].*)?|@[a-z]+")
 
+_LINE_END = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")  # what YAML counts as one
 _NO_SPACE = re.compile(r"\s*(?:-\s+)?(?=[\w.-]+:[^\s:/])[^\s'\"]+\s*")
 _AFTER_QUOTE = "nothing can follow a closing quote; put the whole value in quotes"
 
@@ -43,6 +44,9 @@ _COMPLAINTS = (
     ),
     ("expected the node content", "here", "a value cannot begin with {character!r}; put it in quotes"),
     ("sequence entries are not allowed", "here", "a list cannot begin here; put its first '- item' on the next line"),
+    ("mapping keys are not allowed", "here", "a value cannot begin with '? '; put it in quotes"),
+    (r"\btag\b", "context", "tags are not used here; put a value that begins with ! in quotes"),
+    ("directive", "context", "a line cannot begin with '%'; put a text that does in quotes"),
     ("block scalar", "here", "the text after | or > begins on the next line"),
     (
         "<document start>",
@@ -67,19 +71,19 @@ def explain(error: yaml.MarkedYAMLError, text: str) -> SyntaxProblem:
     context = error.context_mark or mark
     if mark is None or context is None:
         return SyntaxProblem(Position(1, 1), f"this is not YAML: {error.problem}")
-    lines = text.split("\n")
-    line = lines[mark.line].rstrip("\r") if mark.line < len(lines) else ""
+    lines = _LINE_END.split(text)
+    line = lines[mark.line]
     complaint = f"{error.context or ''}: {error.problem or ''}"
     if "\t" in line[: len(line) - len(line.lstrip())] or "'\\t'" in complaint:
         return SyntaxProblem(Position(mark.line + 1, line.find("\t") + 1), "a tab cannot indent; use spaces")
     if re.search(r"scanning an (alias|anchor)", complaint):
-        return _special(lines, line, context)
+        return _special(text, line, context)
     if "cannot start any token" in complaint:
-        return _special(lines, line, mark)
+        return _special(text, line, mark)
     if re.search(r"find expected ':'|mapping values are not allowed", complaint):
         # `key:value` is text that goes on in the next line, so that is where the parser stumbles
         for number in {max(mark.line - 1, 0), context.line}:
-            if _NO_SPACE.fullmatch(lines[number].rstrip("\r")):
+            if _NO_SPACE.fullmatch(lines[number]):
                 indent = len(lines[number]) - len(lines[number].lstrip())
                 message = "a space is missing after the colon: write 'key: value'"
                 return SyntaxProblem(Position(number + 1, indent + 1), message)
@@ -91,7 +95,7 @@ def explain(error: yaml.MarkedYAMLError, text: str) -> SyntaxProblem:
     return SyntaxProblem(Position(mark.line + 1, mark.column + 1), f"this is not YAML: {error.problem}")
 
 
-def _special(lines: list[str], line: str, mark: yaml.Mark) -> SyntaxProblem:
+def _special(text: str, line: str, mark: yaml.Mark) -> SyntaxProblem:
     """Return what to do about a value that begins with a character of YAML's own."""
     here = Position(mark.line + 1, mark.column + 1)
     for found in _SPECIAL.finditer(line):
@@ -103,9 +107,8 @@ def _special(lines: list[str], line: str, mark: yaml.Mark) -> SyntaxProblem:
                 return SyntaxProblem(here, f"a value cannot begin with {value[0]!r}; put it in quotes: {quoted}")
             if "'" in value:
                 return SyntaxProblem(here, "put the expression in quotes")
-            mended = f"{line[: mark.column]}'{value}'{line[mark.column + len(value) :]}"
-            text = "\n".join([*lines[: mark.line], mended, *lines[mark.line + 1 :]])
-            return SyntaxProblem(here, f"put the expression in quotes: {quoted}", text)
+            mended = f"{text[: mark.index]}'{value}'{text[mark.index + len(value) :]}"
+            return SyntaxProblem(here, f"put the expression in quotes: {quoted}", mended)
     if line[: mark.column].rstrip().endswith(("'", '"')):
         return SyntaxProblem(here, _AFTER_QUOTE)
     return SyntaxProblem(here, f"a value cannot begin with {line[mark.column : mark.column + 1]!r}; put it in quotes")

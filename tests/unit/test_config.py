@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 from datetime import timedelta
 from pathlib import Path
 
@@ -115,6 +116,39 @@ def test_a_byte_order_mark_and_the_line_ends_of_windows_do_not_matter(write):
     assert problems(write("\ufeffversion: 1\r\nserivce: {}\r\n" + JOBS)) == [
         ":2:1  serivce: no such setting; did you mean 'service'?"
     ]
+
+
+def test_whatever_a_file_holds_the_answer_is_a_config_or_problems(write):
+    chance = random.Random(1)
+    texts = [(config_golden.FOLDER / f"{name}.yaml").read_text(encoding="utf-8") for name in config_golden.names()]
+    pieces = [
+        *"\n\t :-#[]{}'\"&*!|>%@`?,$~<=5",
+        "\n  ",
+        ": ",
+        "- ",
+        "<<: *a",
+        "${",
+        "${X}",
+        "null",
+        "true",
+        "\ufeff",
+        "\u2028",
+        "? ",
+        "\\x",
+    ]
+    outcomes = set()
+    for _ in range(300):
+        text = chance.choice([text for text in texts if len(text) < 700])
+        for _ in range(chance.randint(1, 4)):
+            start = chance.randrange(len(text) + 1)
+            text = text[:start] + chance.choice(pieces) + text[start + chance.choice((0, 0, 1, 5)) :]
+        try:
+            outcomes.add(type(load(write(text), config_golden.ENVIRON)))
+        except ConfigError as error:
+            outcomes.add(ConfigError)
+            assert error.problems  # noqa: PT017  # any number of files are wrong, each in its own way
+            assert len(str(error).splitlines()) == len(error.problems), text  # noqa: PT017  # as above
+    assert outcomes == {Config, ConfigError}
 
 
 # What is read
@@ -261,8 +295,8 @@ def test_the_hash_tells_jobs_and_defaults_apart_and_nothing_else(write):
 # Relations
 
 
-def lease(path: Path, **settings: timedelta) -> Config:
-    lines = "".join(f"  {name}: {duration_text(value)}\n" for name, value in settings.items())
+def lease(path: Path, **durations: timedelta) -> Config:
+    lines = "".join(f"  {name}: {duration_text(value)}\n" for name, value in durations.items())
     path.write_text(f"version: 1\nelection:\n{lines}  lost_after: 1d\n{JOBS}")
     return load(path, {})
 
@@ -270,6 +304,7 @@ def lease(path: Path, **settings: timedelta) -> Config:
 milliseconds = st.integers(1, 20_000).map(lambda count: timedelta(milliseconds=count))
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     lease_duration=milliseconds, renewal=milliseconds, jitter=milliseconds, attempt=milliseconds, margin=milliseconds
 )
@@ -300,11 +335,13 @@ def test_the_lease_named_as_the_smallest_works_and_a_millisecond_less_does_not(
 # Values
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12).map(lambda count: timedelta(milliseconds=count)))
 def test_a_duration_is_read_as_it_is_written(value):
     assert duration(duration_text(value)) == value
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9))
 def test_a_size_is_read_as_it_is_written(value):
     assert size(size_text(value)) == value
@@ -354,10 +391,23 @@ def test_functions_and_arguments_are_checked_where_they_stand(write, tmp_path, c
         "config.yaml:11:7   jobs.many.kwargs.b: main() gets 'b' from args already",
         "config.yaml:12:7   jobs.many.kwargs.c: main() has no parameter 'c'; it has a, b",
         "config.yaml:14:17  jobs.raises.run: jobs/raising.py cannot be loaded: RuntimeError: no (jobs/raising.py:2)",
-        "config.yaml:16:19  jobs.variable.run: what its variables hold cannot be called",
+        "config.yaml:16:19  jobs.variable.run: what its variables hold cannot be called with these arguments, "
+        "or is not there",
     ]
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "loaded\n")  # stdout belongs to what the command prints
+
+
+def test_a_jobs_folder_from_a_variable_is_not_shown(write, tmp_path):
+    (tmp_path / "s3cret").mkdir()
+    (tmp_path / "s3cret" / "work.py").write_text("1 / 0\n")
+    text = "version: 1\nservice: {jobs_folder: '${FOLDER}'}\njobs:\n"
+    text += "  a: {run: 'work:main', every: 5m}\n  b: {run: 'x:y', every: 5m}\n"
+    config = load(write(text), {"FOLDER": "s3cret"})
+    assert [problem.message for problem in check_callables(config)] == [
+        "work.py cannot be loaded: ZeroDivisionError: division by zero (work.py:1)",
+        "no such module: looked for x.py",
+    ]
 
 
 def test_functions_that_fit_are_no_problem(write, tmp_path):
