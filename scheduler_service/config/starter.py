@@ -17,9 +17,9 @@ jobs:
     kwargs: {name: world}
     every: 10s
 
-  uptime:
+  clock:
     description: A command instead of a function
-    command: uptime
+    command: date
     cron: "*/5 * * * *"          # always in quotes: minute, hour, day, month, day of week
 """
 

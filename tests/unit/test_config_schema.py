@@ -133,7 +133,7 @@ def test_the_files_of_init_are_a_working_configuration(tmp_path, capsys):
         (tmp_path / name).write_text(text, encoding="utf-8")
     config = load(tmp_path / "config.yaml", {})
     assert (check_callables(config), config.warnings) == ((), ())
-    assert [job.id for job in config.jobs] == ["hello", "uptime"]
+    assert [job.id for job in config.jobs] == ["hello", "clock"]
     assert find("example:hello", config.service.jobs_folder)(**config.jobs[0].kwargs) == "hello, world"
 
 
