@@ -129,7 +129,8 @@ class Machine:
 
     def withdraw(self, reason: str = "released") -> None:
         """Give the term up and stand for no other."""
-        self._withdrawn = True
+        with self._word:
+            self._withdrawn = True
         self.release(reason)
 
     def deposed(self, term: int) -> None:
@@ -230,14 +231,15 @@ class Machine:
             trusted_until=self._trust_from(sent),
             armed=acquired.armed,
         )
-        if self._withdrawn:  # while the answer was on its way: nobody hears of this term
-            self._standing = Standing(Role.RELEASING, lease, reason="released")
+        with self._word:  # else a withdrawal could find no lease to give up, just before there is one
+            withdrawn = self._withdrawn
+            self._standing = Standing(Role.RELEASING if withdrawn else Role.LEADER, lease, reason="released")
+        if withdrawn:  # while the answer was on its way: nobody hears of this term
             return 0.0
         self.observation = Observation(
             lease.leader_id, lease.term, lease.armed, self.timing.lease_seconds, acquired.database_time
         )
         self._cleanup_at = self._clock.monotonic() + self._jittered(self.timing.cleanup_seconds)
-        self._standing = Standing(Role.LEADER, lease)
         self._events.emit("leader_elected", term=lease.term, lock_id=self.lock_id, how=how, crash_detection=lease.armed)
         self._announce(Elected(lease))
         return self._jittered(self.timing.renewal_seconds)
