@@ -84,6 +84,7 @@ class Housekeeping:
         self._drifting: dict[str, str] = {}
         self._pruned_at = clock.monotonic()
         self._outage = Outage(events, "housekeeping", clock)
+        self._pruning = Outage(events, "pruning", clock)
         self._woken = threading.Event()
         self._stopping = False
 
@@ -202,7 +203,12 @@ class Housekeeping:
         if now - self._pruned_at < PRUNE_SECONDS:
             return
         self._pruned_at = now
-        count = self._ledger.prune(lease, self._keep_for, self._keep_runs, PRUNE_ROWS)
+        try:
+            count = self._ledger.prune(lease, self._keep_for, self._keep_runs, PRUNE_ROWS)
+        except StoreUnavailable as error:
+            self._pruning.failed(error)  # no reason to doubt what the watch has seen
+            return
+        self._pruning.over()
         if count:
             self._events.emit("history_pruned", count=count)
         if count == PRUNE_ROWS:

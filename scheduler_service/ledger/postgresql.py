@@ -135,17 +135,21 @@ update {p}run r
        attempt = r.attempt - 1, slot_held = false
   from gone where r.id = gone.run_id and r.attempt = gone.attempt and r.state = 'running' returning r.id"""
 
+# A running attempt and a stuck thread both hold the slot of their run, and few slots are held at a time.
 _CLOSE = """lost as (
   update {p}run_attempt a set state = 'lost', finished_at = clock_timestamp()
     from gone where a.instance_id = gone.instance_id and a.state = 'running' returning a.id, a.run_id, a.attempt),
+left_open as (
+  select id as attempt_id, run_id, attempt from lost
+  union all
+  select null, r.id, r.attempt from gone, {p}run r join {p}run_attempt a on a.run_id = r.id and a.attempt = r.attempt
+   where r.lock_id = :lock_id and r.slot_held and a.instance_id = gone.instance_id and a.state <> 'running'),
 closed as (
   update {p}run r
-     set state = case when lost.id is null then r.state else 'lost' end, slot_held = false
-    from gone join {p}run_attempt a on a.instance_id = gone.instance_id
-    left join lost on lost.id = a.id
-   where r.id = a.run_id and r.attempt = a.attempt and (lost.id is not null or r.slot_held)
-     and r.state <> 'waiting' and r.lock_id = :lock_id
-  returning r.id, r.job_id, r.scheduled_at, lost.id as attempt_id, a.attempt)"""
+     set state = case when o.attempt_id is null then r.state else 'lost' end, slot_held = false
+    from left_open o
+   where r.id = o.run_id and r.attempt = o.attempt and r.state <> 'waiting' and r.lock_id = :lock_id
+  returning r.id, r.job_id, r.scheduled_at, o.attempt_id, r.attempt)"""
 
 _MARK_LOST = (
     _FENCE
@@ -167,14 +171,17 @@ _SIGN_OUT = (
 
 _PRUNE = (
     _FENCE
-    + """, old as (
-  select r.id from fence, {p}job_state s cross join lateral (
+    + """, chosen as (select * from {p}job_state where lock_id = :lock_id order by random() limit 100),
+old as (
+  select r.id from fence, chosen s
+    left join lateral (
+      select id from {p}run where lock_id = s.lock_id and job_id = s.job_id order by id desc offset :keep_runs limit 1
+    ) surplus on true
+    cross join lateral (
       select * from {p}run where lock_id = s.lock_id and job_id = s.job_id order by id limit 50) r
-   where s.lock_id = :lock_id and r.state not in ('waiting', 'running') and not r.slot_held
+   where r.state not in ('waiting', 'running') and not r.slot_held
      and coalesce(r.until, r.scheduled_at) <= s.settled_until
-     and (r.decided_at < clock_timestamp() - :keep_for
-          or r.id <= (select k.id from {p}run k where k.lock_id = s.lock_id and k.job_id = s.job_id
-                       order by k.id desc offset :keep_runs limit 1))
+     and (r.decided_at < clock_timestamp() - :keep_for or r.id <= surplus.id)
    limit :most),
 pruned as (delete from {p}run r using old where r.id = old.id returning r.id),
 replicas as (

@@ -24,11 +24,17 @@ SIGN_IN = """insert into {p}replica as r
                             then r.config_loaded_at else excluded.config_loaded_at end
   returning seen_at"""
 
-# A slot outlives its attempt where a thread went on after its time-out: its holder is watched too.
+# A slot outlives its attempt where a thread went on after its time-out: its holder is watched too.  Each of
+# the first two parts has an index of its own, so that the answer does not grow with the history.
 PEERS = """select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_at, a.state, p.config_hash
-    from {p}run_attempt a join {p}run r on r.id = a.run_id
+    from {p}run_attempt a join {p}run r on r.id = a.run_id and r.lock_id = :lock_id
     left join {p}replica p on p.instance_id = a.instance_id
-   where r.lock_id = :lock_id and (a.state = 'running' or (r.slot_held and r.attempt = a.attempt))
+   where a.state = 'running'
+  union all
+  select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_at, a.state, p.config_hash
+    from {p}run r join {p}run_attempt a on a.run_id = r.id and a.attempt = r.attempt and a.state <> 'running'
+    left join {p}replica p on p.instance_id = a.instance_id
+   where r.lock_id = :lock_id and r.slot_held
   union all
   select p.instance_id, null, null, null, null, p.seen_at, null, p.config_hash
     from {p}replica p where p.lock_id = :lock_id"""

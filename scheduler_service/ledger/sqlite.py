@@ -173,21 +173,31 @@ class SqliteLedger(LedgerReads):
             if now is None:
                 return None
             before = now - int(keep_for.total_seconds() * MICROSECONDS)
-            pruned = self._on(
+            pruned = 0
+            some = self._on(
                 connection,
-                """delete from {p}run where id in (
-                     select r.id from (select *, row_number() over (partition by job_id
-                                                order by scheduled_at desc, id desc) as place
-                                         from {p}run where lock_id = :lock_id) r
-                       left join {p}job_state s on s.lock_id = r.lock_id and s.job_id = r.job_id
-                      where (r.place > :keep_runs or r.decided_at < :before)
-                        and r.state not in ('waiting', 'running') and not r.slot_held
-                        and (s.job_id is null or coalesce(r.until, r.scheduled_at) <= s.settled_until)
-                      order by r.id limit :most) returning id""",
-                keep_runs=keep_runs,
-                before=before,
-                most=limit,
+                "select job_id, settled_until from {p}job_state where lock_id = :lock_id order by random() limit 100",
             )
+            for job_id, settled_until in some:
+                pruned += len(
+                    self._on(
+                        connection,
+                        """delete from {p}run where id in (
+                             select id from (select * from {p}run where lock_id = :lock_id and job_id = :job
+                                              order by id limit 50)
+                              where state not in ('waiting', 'running') and not slot_held
+                                and coalesce(until, scheduled_at) <= :settled_until
+                                and (decided_at < :before or id <= (
+                                  select id from {p}run where lock_id = :lock_id and job_id = :job
+                                   order by id desc limit 1 offset :keep_runs))
+                              order by id limit :most) returning id""",
+                        job=job_id,
+                        settled_until=settled_until,
+                        before=before,
+                        keep_runs=keep_runs,
+                        most=limit - pruned,
+                    )
+                )
             self._on(
                 connection,
                 """delete from {p}replica where lock_id = :lock_id and seen_at < :old and not exists (
@@ -201,7 +211,7 @@ class SqliteLedger(LedgerReads):
                 term=lease.term,
                 before=before,
             )
-            return len(pruned)
+            return pruned
 
     @contextmanager
     def _fenced(self, lease: Lease) -> Iterator[tuple[Connection, int | None]]:
