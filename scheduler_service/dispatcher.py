@@ -28,7 +28,9 @@ from scheduler_service.ledger import JobState, Ledger, OpenRun, Settlement, Surv
 from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Overlap, Reason, Run, State
 from scheduler_service.policy import decide, paused, settle_until
 
-BATCH_JOBS = 500  # jobs settled in one statement
+BATCH_JOBS = 500  # jobs settled in one statement,
+BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer than a statement may
+JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
 POLL_SECONDS = 1.0  # how often the ledger is asked what waits to be started
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
 HELD_SECONDS = 0.5  # how soon a job that may not be settled yet is looked at again
@@ -272,8 +274,11 @@ class Dispatcher:
         open_runs: dict[str, list[OpenRun]] = {}
         for one in survey.open_runs:
             open_runs.setdefault(one.run.job_id, []).append(one)
-        settlements = {}
+        settlements: dict[str, Settlement] = {}
+        row_count = 0
         for job_id in job_ids:
+            if row_count >= BATCH_ROWS:
+                break  # the others stay due
             runs = open_runs.get(job_id, [])
             ahead_seconds = (self._states[job_id].settled_until - survey.now).total_seconds()
             if ahead_seconds > 0:  # the database's clock was set back: nothing is due that is not settled
@@ -283,13 +288,17 @@ class Dispatcher:
                 self._retry(job_id, HELD_SECONDS)
             else:
                 settlements[job_id] = self._settlement(job_id, runs, survey.now)
+                row_count += len(settlements[job_id].decisions)
         return settlements
 
     def _record(self, settlement: Settlement, moment: datetime, now: datetime) -> None:
         job_id = settlement.state.job_id
         self._states[job_id] = settlement.applied()
-        self._fresh.discard(job_id)
         self._tell(settlement)
+        if len(settlement.decisions) == JOB_ROWS:
+            self._fresh.add(job_id)  # what was decided now and what is decided next belong together
+            return
+        self._fresh.discard(job_id)
         if not settlement.enabled:
             del self._states[job_id]
         if not settlement.enabled or settlement.until >= moment:
@@ -350,22 +359,19 @@ class Dispatcher:
                 resumed = True
                 decisions += decide(spec, stored, pause_to, until, now, busy=bool(begun))
         by_tick = {run.scheduled_at: run.id for run in waiting}
-        written, timezone = self._written(spec)
-        return Settlement(
-            state,
-            until,
-            written,
-            timezone,
-            spec.enabled,
-            spec.exclusive,
-            tuple(one for one in decisions if one.scheduled_at not in by_tick),
-            tuple(
-                (by_tick[one.scheduled_at], one.reason)
-                for one in decisions
-                if one.scheduled_at in by_tick and one.state is not State.WAITING
-            ),
-            resumed,
+        withdrawn = tuple(
+            (by_tick[one.scheduled_at], one.reason)
+            for one in decisions
+            if one.scheduled_at in by_tick and one.state is not State.WAITING
         )
+        new = tuple(one for one in decisions if one.scheduled_at not in by_tick)
+        if len(new) >= JOB_ROWS:
+            # Only so far: under the stored schedule, and with the pause that may lie beyond.
+            new = new[:JOB_ROWS]
+            until = new[-1].until or new[-1].scheduled_at
+            kept = (state.schedule, state.timezone, state.enabled)
+            return Settlement(state, until, *kept, spec.exclusive, new, withdrawn)
+        return Settlement(state, until, *self._written(spec), spec.enabled, spec.exclusive, new, withdrawn, resumed)
 
     def _tell(self, settlement: Settlement) -> None:
         for one in settlement.decisions:

@@ -511,6 +511,22 @@ def test_a_claim_on_its_way_is_left_alone(world: World) -> None:
     assert len(world.pool.taken) == 1
 
 
+def test_a_huge_backlog_is_settled_in_parts_and_every_tick_once(world: World) -> None:
+    spec = job(every=timedelta(milliseconds=20), catch_up=CatchUp.ALL, misfire_grace=HOUR)
+    others = [job(f"o{number}", every=timedelta(milliseconds=50), catch_up=CatchUp.ALL) for number in range(4)]
+    world.adopt(spec, *others, back=timedelta(seconds=50))
+    world.pool.size = 0
+    before = {row.job_id: row.settled_until for row in world.execute(select(job_state))}
+    world.step_all()
+    for one in [spec, *others]:
+        (state,) = world.execute(select(job_state).where(job_state.c.job_id == one.id))
+        rows = world.execute(select(run.c.scheduled_at, run.c.state).where(run.c.job_id == one.id))
+        assert {row.state for row in rows} == {"waiting"}
+        ticks = one.schedule.between(before[one.id], state.settled_until)
+        assert sorted(row.scheduled_at for row in rows) == ticks
+        assert len(ticks) >= 1000
+
+
 def test_a_timer_that_goes_off_early_loses_no_tick(world: World) -> None:
     world.adopt(job(), back=timedelta(seconds=1))
     world.step_all()
