@@ -66,8 +66,7 @@ def _trial(fleet: Fleet, books: Books, hurt: Callable[[Replica], None]) -> tuple
     successor = fleet.next_leader(term)
     # By its log, so that nobody asks the database meanwhile.
     successor.wait_for("run_started")
-    first = books.first_decision(successor.instance)
-    assert first is not None
+    first = fleet.wait_until(lambda: books.first_decision(successor.instance))
     acquired = books.elected_at(successor.instance)
     leader.wait()
     fleet.start()

@@ -174,6 +174,7 @@ def compare(books: Books, tally: Path, fleet: Fleet, frozen_pids: Iterable[int] 
     problems += _compare_effects(books, decided, lines, {entry["run"] for _, entry in fleet.said("attempt_lost")})
     problems += _overlaps(lines, {one.pid for one in fleet.replicas if one.allowed_code == -9}, set(frozen_pids))
     problems += _lost_in_silence(books, fleet)
+    problems += _given_up_alive(fleet, set(frozen_pids))
     problems += fleet.strange_deaths()
     problems += [f"replica {who.number} wrote {entry['line']!r}" for who, entry in fleet.said("no_json")]
     problems += [f"replica {who.number}: {entry}" for who, entry in fleet.said("thread_crashed")]
@@ -246,4 +247,13 @@ def _lost_in_silence(books: Books, fleet: Fleet) -> list[str]:
         f"run {run_id} attempt {attempt} of {who} was lost in silence"
         for run_id, attempt, who in lost
         if (run_id, attempt) not in told
+    ]
+
+
+def _given_up_alive(fleet: Fleet, frozen: set[int]) -> list[str]:
+    unheard = {one.instance for one in fleet.replicas if one.allowed_code == -9 or one.pid in frozen}
+    return [
+        f"run {entry['run']} of {entry['holder']}, which lived, was given up"
+        for _, entry in fleet.said("attempt_lost")
+        if entry["holder"] not in unheard
     ]
