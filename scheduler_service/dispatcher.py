@@ -27,9 +27,11 @@ from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import JobState, Ledger, OpenRun, Settlement, Survey
 from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Overlap, Reason, Run, State
 from scheduler_service.policy import decide, paused, settle_until
+from scheduler_service.schedule import Schedule, ScheduleError
 
 BATCH_JOBS = 500  # jobs settled in one statement,
 BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer than a statement may
+MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
 POLL_SECONDS = 1.0  # how often the ledger is asked what waits to be started
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
@@ -99,7 +101,10 @@ class Dispatcher:
         # From here on only the dispatcher's thread writes.
         self._term = 0  # the term whose job states we hold
         self._states: dict[str, JobState] = {}
-        self._fresh: set[str] = set()  # jobs not settled yet in this term
+        self._fresh: set[str] = set()  # jobs not wholly settled yet in this term
+        self._partial: set[str] = set()  # jobs of which only some ticks are being settled
+        self._swept = False  # all jobs were made due in this term
+        self._share = 1  # a batch is this many times smaller than it may be, after one that failed
         self._polled_at = self._settled_all_at = 0.0
         self._claims: dict[str, tuple[tuple[Run, ...], float]] = {}  # sent, and not answered or not handed over
         self._outage = Outage(events, "dispatcher", clock)
@@ -179,7 +184,9 @@ class Dispatcher:
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
         if now - self._settled_all_at >= SETTLE_ALL_SECONDS:
-            self._settled_all_at = now
+            if lease.term == self._term and self._swept and not self._adopt(lease):
+                return SUSPECT_SECONDS
+            self._settled_all_at, self._swept = now, True
             with self._changed:
                 for job_id in self._states:
                     self._due.setdefault(job_id, _Due(LONG_AGO))
@@ -209,7 +216,7 @@ class Dispatcher:
             ready = {job_id: one for job_id, one in self._due.items() if one.retry_at <= now}
         # A timer first: the sweep over all jobs may be long.
         order = sorted(ready, key=lambda job_id: (ready[job_id].moment == LONG_AGO, job_id))
-        return {job_id: ready[job_id] for job_id in order[:BATCH_JOBS]}
+        return {job_id: ready[job_id] for job_id in order[: max(1, BATCH_JOBS // self._share)]}
 
     def _pause(self) -> float:
         with self._changed:
@@ -224,12 +231,14 @@ class Dispatcher:
         if adoption is None:
             self._fenced("adopt", lease)
             return False
+        elected = lease.term != self._term
         self._term = lease.term
         self._states = {
             state.job_id: state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled
         }
-        self._fresh = set(self._states)
-        self._settled_all_at = -SETTLE_ALL_SECONDS + self._clock.monotonic()
+        if elected:
+            self._fresh, self._swept = set(self._states), False
+            self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS
         self._tell_adoption(lease, adoption.added, adoption.returned, adoption.cancelled_count)
         return True
 
@@ -261,7 +270,15 @@ class Dispatcher:
         settlements = self._compute(lease, known, survey)
         if not settlements or self._current() is None:
             return
-        settled = self._ledger.settle(lease, tuple(settlements.values()))
+        try:
+            settled = self._ledger.settle(lease, tuple(settlements.values()))
+        except StoreUnavailable:
+            # If it was too much for one statement, less of it is not; if it is one job's fault, the others go on.
+            if len(settlements) == 1 and self._share >= BATCH_JOBS:
+                self._retry(next(iter(settlements)), SETTLE_ALL_SECONDS)
+            self._share = min(self._share * 4, MOST_SHARES)
+            raise
+        self._share = 1
         if settled is None:
             self._fenced("settle", lease)
             return
@@ -277,7 +294,7 @@ class Dispatcher:
         settlements: dict[str, Settlement] = {}
         row_count = 0
         for job_id in job_ids:
-            if row_count >= BATCH_ROWS:
+            if row_count >= BATCH_ROWS // self._share:
                 break  # the others stay due
             runs = open_runs.get(job_id, [])
             ahead_seconds = (self._states[job_id].settled_until - survey.now).total_seconds()
@@ -295,7 +312,7 @@ class Dispatcher:
         job_id = settlement.state.job_id
         self._states[job_id] = settlement.applied()
         self._tell(settlement)
-        if len(settlement.decisions) == JOB_ROWS:
+        if job_id in self._partial:
             self._fresh.add(job_id)  # what was decided now and what is decided next belong together
             return
         self._fresh.discard(job_id)
@@ -332,7 +349,7 @@ class Dispatcher:
 
     def _settlement(self, job_id: str, runs: list[OpenRun], now: datetime) -> Settlement:
         spec, state = self._specs[job_id], self._states[job_id]
-        stored = schedules.parse(state.schedule, state.timezone)
+        stored = self._stored(spec, state)
         since = state.settled_until
         until = max(since, settle_until(spec, stored, since, now))
         begun = [one.run for one in runs]
@@ -365,13 +382,27 @@ class Dispatcher:
             if one.scheduled_at in by_tick and one.state is not State.WAITING
         )
         new = tuple(one for one in decisions if one.scheduled_at not in by_tick)
-        if len(new) >= JOB_ROWS:
+        if not spec.enabled:
+            new = tuple(_not_run(one) for one in new)
+        self._partial.discard(job_id)
+        if len(new) > (most := max(1, JOB_ROWS // self._share)):
             # Only so far: under the stored schedule, and with the pause that may lie beyond.
-            new = new[:JOB_ROWS]
+            self._partial.add(job_id)
+            new = new[:most]
             until = new[-1].until or new[-1].scheduled_at
             kept = (state.schedule, state.timezone, state.enabled)
             return Settlement(state, until, *kept, spec.exclusive, new, withdrawn)
         return Settlement(state, until, *self._written(spec), spec.enabled, spec.exclusive, new, withdrawn, resumed)
+
+    def _stored(self, spec: JobSpec, state: JobState) -> Schedule:
+        """Return the schedule under which the job's past is settled."""
+        try:
+            return schedules.parse(state.schedule, state.timezone)
+        except ScheduleError as error:
+            # Another version wrote it, or a zone is gone: the configured one holds from `settled_until` on.
+            stored = f"{state.schedule} ({state.timezone})"
+            self._events.emit("schedule_unreadable", job=spec.id, stored=stored, error=str(error))
+            return spec.schedule
 
     def _tell(self, settlement: Settlement) -> None:
         for one in settlement.decisions:
@@ -436,3 +467,10 @@ class Dispatcher:
     def _fenced(self, statement: str, lease: Lease) -> None:
         self._events.emit("statement_fenced", statement=statement, term=lease.term)
         self._leadership.deposed(lease.term)
+
+
+def _not_run(decision: Decision) -> Decision:
+    """Return what becomes of a tick that the job owed when it was disabled."""
+    if decision.state is not State.WAITING:
+        return decision
+    return replace(decision, kind=Kind.SCHEDULED, state=State.MISSED, reason=Reason.POLICY)

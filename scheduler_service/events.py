@@ -45,6 +45,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "timetable_armed": (INFO, "term job_count offset_seconds"),
     "timetable_disarmed": (DEBUG, "term"),
     "jobs_adopted": (INFO, "term new? edited? enabled? disabled? removed?"),
+    "schedule_unreadable": (ERROR, "job stored error"),
     # ledger
     "tick_skipped": (WARNING, "job scheduled_at reason"),
     "ticks_missed": (WARNING, "job scheduled_at until? reason"),

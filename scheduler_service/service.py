@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -38,7 +39,8 @@ from scheduler_service.timetable import Timetable
 from scheduler_service.workers import Workers
 
 LOOK_SECONDS = 1.0  # how often the conductor looks after its threads
-STOP_SECONDS = 5.0  # for each part that is told to stop
+STOP_SECONDS = 3.0  # for parts that are told to stop, and for their last words to the database
+HURRY_SECONDS = 3.0  # from the second signal to the end, come what may
 CUT_SECONDS = 1.0  # after `kill_after`, for what was cut off to end and be written
 CONNECT_RETRY_SECONDS = 0.5
 
@@ -69,6 +71,7 @@ class Service:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
+        self._draining = False
         election, history = config.election, config.history
         self._database = Database(
             config.database.url.get_secret_value(),
@@ -156,9 +159,10 @@ class Service:
         """
         former = self._take_signals()
         try:
-            if not self._prepare_database():
+            now = self._prepare_database()
+            if now is None:
                 return OK
-            self._start()
+            self._start(now)
             return self._conduct()
         finally:
             for number, handler in former.items():
@@ -170,11 +174,15 @@ class Service:
     def _take_signals(self) -> Mapping[int, Any]:
         def pass_on(number: int, _: FrameType | None) -> None:
             self._inbox.put(_Signalled(number))
+            if self._draining:  # whatever the main thread waits for, it ends now
+                hurry = threading.Timer(HURRY_SECONDS, os._exit, (CUT_OFF,))
+                hurry.daemon = True
+                hurry.start()
 
         return {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def _prepare_database(self) -> bool:
-        """Wait for the database and its tables; False when a signal came first."""
+    def _prepare_database(self) -> datetime | None:
+        """Wait for the database and its tables; return its time, or None when a signal came first."""
         deadline = self._clock.monotonic() + self._config.database.startup_timeout.total_seconds()
         told = False
         while True:
@@ -185,6 +193,7 @@ class Service:
                         self._events.emit("schema_upgraded", revision_from=before or "", revision_to=after)
                 else:
                     tables.require_current(self._database)
+                return self._ledger.survey([""]).now
             except StoreRefused:
                 raise
             except StoreUnavailable as error:
@@ -193,12 +202,10 @@ class Service:
                 if not told:
                     told = True
                     self._events.emit("store_unavailable", part="start", error=str(error))
-            else:
-                return True
             if isinstance(self._message(CONNECT_RETRY_SECONDS), _Signalled):
-                return False
+                return None
 
-    def _start(self) -> None:
+    def _start(self, now: datetime) -> None:
         self._results.start()
         self._thread("housekeeping", self._housekeeping.run)
         self._thread("dispatcher", self._dispatcher.run)
@@ -208,7 +215,7 @@ class Service:
         upcoming = [
             (moment, spec.id)
             for spec in self._config.jobs
-            if spec.enabled and (moment := spec.schedule.after(self._rough_time())) is not None
+            if spec.enabled and (moment := spec.schedule.after(now)) is not None
         ]
         first = {"next_job": min(upcoming)[1], "next_at": min(upcoming)[0]} if upcoming else {}
         self._events.emit(
@@ -283,6 +290,7 @@ class Service:
     def _drain(self, number: int) -> int:
         grace_seconds = self._config.service.shutdown_grace.total_seconds()
         deadline = self._clock.monotonic() + grace_seconds
+        self._draining = True
         self._events.emit(
             "service_draining",
             signal=signal.Signals(number).name,
@@ -290,7 +298,7 @@ class Service:
             grace_seconds=grace_seconds,
         )
         # The lease goes back before anything is waited for, so that another replica takes over at once.
-        self._elector.stop()
+        self._elector.stop(STOP_SECONDS)
         if self._lease is not None:
             self._stand_by(self._lease.term)
         code = OK if self._finish_runs(deadline) else self._cut_off(hurried=self._clock.monotonic() < deadline)
@@ -305,7 +313,7 @@ class Service:
             if left <= 0:
                 return False
             message = self._message(min(0.05, left))
-            if isinstance(message, _Signalled | _Crashed):
+            if isinstance(message, _Signalled) or (isinstance(message, _Crashed) and message.thread in self._threads):
                 return False
         return True
 
@@ -323,7 +331,8 @@ class Service:
 
     def _fail(self) -> int:
         """Half a service is worse than none: let another replica lead."""
-        self._elector.stop()
+        self._elector.stop(STOP_SECONDS)
+        self._results.flush(self._clock.monotonic() + CUT_SECONDS)
         self._close(OURS, "a thread crashed")
         return OURS
 
@@ -331,14 +340,20 @@ class Service:
         self._dispatcher.stop()
         self._housekeeping.stop()
         self._timetable.stop()
+        deadline = self._clock.monotonic() + STOP_SECONDS
         for name in ("dispatcher", "housekeeping", "scheduler"):
-            self._threads[name].join(STOP_SECONDS)
+            self._threads[name].join(max(0.0, deadline - self._clock.monotonic()))
         if code != OURS:
-            try:
-                self._ledger.sign_out(self._elector.instance_id)
-            except StoreUnavailable as error:
-                self._events.emit("store_unavailable", part="sign_out", error=str(error))
+            # On a thread of its own: a database that hangs must not hold up the end.
+            self._thread("sign_out", self._sign_out)
+            self._threads["sign_out"].join(STOP_SECONDS)
         self._events.emit("service_stopped", exit_code=code, reason=reason)
+
+    def _sign_out(self) -> None:
+        try:
+            self._ledger.sign_out(self._elector.instance_id)
+        except StoreUnavailable as error:
+            self._events.emit("store_unavailable", part="sign_out", error=str(error))
 
     # --- asked by the parts
 
@@ -347,8 +362,3 @@ class Service:
             return self._ledger.still_open(attempt_id)
         except StoreUnavailable:
             return None
-
-    def _rough_time(self) -> Any:
-        if self._elector.database_time.known:
-            return self._elector.database_time.now()
-        return self._ledger.survey([""]).now

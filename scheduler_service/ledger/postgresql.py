@@ -29,7 +29,8 @@ _INTS, _FLOATS = ARRAY(Integer), ARRAY(Float)
 _ADOPT = (
     _FENCE
     + """, j as (
-  select * from fence, unnest(:jobs, :schedules, :timezones, :enabled) as j (job_id, schedule, timezone, enabled)),
+  select * from fence, unnest(:jobs, :schedules, :timezones, :enabled, :exclusive)
+         as j (job_id, schedule, timezone, enabled, exclusive)),
 newest as (select max(present_at) as present_at from {p}job_state where lock_id = :lock_id),
 added as (
   insert into {p}job_state (lock_id, job_id, schedule, timezone, enabled, accountable_from, settled_until, present_at)
@@ -44,9 +45,20 @@ returned as (
    where s.lock_id = :lock_id and s.job_id = j.job_id and j.enabled
      and (not s.enabled or s.present_at < newest.present_at - :absent)
   returning s.job_id),
+present as (
+  -- All at once: jobs that were settled at different times would seem absent to the next leader.
+  update {p}job_state s set present_at = clock_timestamp()
+    from j, newest
+   where s.lock_id = :lock_id and s.job_id = j.job_id
+     and not (j.enabled and (not s.enabled or s.present_at < newest.present_at - :absent))),
+adjusted as (
+  update {p}run r set exclusive = j.exclusive from j
+   where r.lock_id = :lock_id and r.state = 'waiting' and r.job_id = j.job_id and j.enabled
+     and r.exclusive <> j.exclusive),
 cancelled as (
-  update {p}run set state = 'cancelled', reason = null from fence
-   where lock_id = :lock_id and state = 'waiting' and job_id <> all (:jobs) returning run.id)
+  update {p}run r set state = 'cancelled', reason = null from fence
+   where r.lock_id = :lock_id and r.state = 'waiting'
+     and not exists (select 1 from j where j.job_id = r.job_id and (j.enabled or r.kind = 'manual')) returning r.id)
 select (select count(*) from fence), (select coalesce(json_agg(job_id), '[]') from added),
        (select coalesce(json_agg(job_id), '[]') from returned), (select count(*) from cancelled)"""
 )
@@ -56,7 +68,6 @@ _SETTLE = (
     + """, swapped as (
   update {p}job_state s
      set settled_until = j.until, schedule = j.schedule, timezone = j.timezone, enabled = j.enabled,
-         present_at = clock_timestamp(),
          paused_at = case when j.resumed then null else s.paused_at end,
          paused_until = case when j.resumed then null else s.paused_until end,
          paused_by = case when j.resumed then null else s.paused_by end,
@@ -201,9 +212,17 @@ class PostgresLedger(LedgerReads):
         """Make the job table agree with `specs`; see Ledger."""
         row = self._one(
             _ADOPT,
-            {"absent": Interval, "jobs": _TEXTS, "schedules": _TEXTS, "timezones": _TEXTS, "enabled": _BOOLS},
+            {
+                "absent": Interval,
+                "jobs": _TEXTS,
+                "schedules": _TEXTS,
+                "timezones": _TEXTS,
+                "enabled": _BOOLS,
+                "exclusive": _BOOLS,
+            },
             **self._fence_values(lease),
             jobs=[spec.id for spec in specs],
+            exclusive=[spec.exclusive for spec in specs],
             schedules=[spec.schedule.canonical for spec in specs],
             timezones=[spec.schedule.timezone for spec in specs],
             enabled=[spec.enabled for spec in specs],

@@ -78,7 +78,8 @@ class LedgerReads:
             f"""select {_RUN_COLUMNS}
                   from (select w.*, row_number() over (partition by w.job_id order by w.due_at, w.id) as turn
                           from {{p}}run w
-                         where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}) r
+                         where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}
+                           and w.cancel_requested_at is null) r
                  where (not r.exclusive or (r.turn = 1 and not exists (
                          select 1 from {{p}}run o where o.lock_id = :lock_id and o.job_id = r.job_id and o.slot_held)))
                    and not exists (

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from scheduler_service.ledger import ABSENT_AFTER, Adoption, Finished, LostAttempt, Settlement
 from scheduler_service.ledger.reading import LedgerReads
-from scheduler_service.model import Attempt, JobSpec, Lease, Run, State
+from scheduler_service.model import Attempt, JobSpec, Kind, Lease, Run, State
 
 MICROSECONDS = 1_000_000
 
@@ -64,16 +64,32 @@ class SqliteLedger(LedgerReads):
                             where lock_id = :lock_id and job_id = :job""",
                         **values,
                     )
-            wanted = {spec.id for spec in specs}
-            gone = [
-                row[0]
-                for row in self._on(
-                    connection, "select id, job_id from {p}run where lock_id = :lock_id and state = 'waiting'"
-                )
-                if row[1] not in wanted
-            ]
-            for run_id in gone:
-                self._on(connection, "update {p}run set state = 'cancelled', reason = null where id = :run", run=run_id)
+                else:
+                    self._on(
+                        connection,
+                        "update {p}job_state set present_at = :now where lock_id = :lock_id and job_id = :job",
+                        job=spec.id,
+                        now=now,
+                    )
+            wanted = {spec.id: spec for spec in specs}
+            gone = []
+            for run_id, job_id, kind, exclusive in self._on(
+                connection,
+                "select id, job_id, kind, exclusive from {p}run where lock_id = :lock_id and state = 'waiting'",
+            ):
+                spec_of_run = wanted.get(job_id)
+                if spec_of_run is None or not (spec_of_run.enabled or kind == Kind.MANUAL):
+                    gone.append(run_id)
+                    self._on(
+                        connection, "update {p}run set state = 'cancelled', reason = null where id = :run", run=run_id
+                    )
+                elif spec_of_run.exclusive != bool(exclusive):
+                    self._on(
+                        connection,
+                        "update {p}run set exclusive = :exclusive where id = :run",
+                        run=run_id,
+                        exclusive=spec_of_run.exclusive,
+                    )
             states = tuple(state for state in self._every_state(connection) if state.job_id in wanted)
             return Adoption(self.known_moment(now), states, tuple(added), tuple(returned), len(gone))
 
@@ -233,7 +249,6 @@ class SqliteLedger(LedgerReads):
             connection,
             """update {p}job_state
                   set settled_until = :until, schedule = :schedule, timezone = :timezone, enabled = :enabled,
-                      present_at = :now,
                       paused_at = case when :resumed then null else paused_at end,
                       paused_until = case when :resumed then null else paused_until end,
                       paused_by = case when :resumed then null else paused_by end,
@@ -249,7 +264,6 @@ class SqliteLedger(LedgerReads):
             since=self.stamp(state.settled_until),
             paused_at=self.stamp(state.paused_at),
             paused_until=self.stamp(state.paused_until),
-            now=now,
         )
         if not swapped:
             return False

@@ -384,11 +384,11 @@ def test_a_disabled_job_is_settled_and_then_left_alone(world: World) -> None:
     world.configure(job(enabled=False, catch_up=CatchUp.NONE, misfire_grace=timedelta(0)))
     world.elect(3)
     world.step_all()
-    (state,) = world.execute(select(job_state))
+    (state,) = world.execute(select(job_state.c.enabled, job_state.c.settled_until))
     assert not state.enabled
     world.elect(4)
     world.step_all()
-    assert world.execute(select(job_state)) == [state]
+    assert world.execute(select(job_state.c.enabled, job_state.c.settled_until)) == [state]
 
 
 def test_a_stale_waiting_run_does_not_start_under_the_next_leader(world: World) -> None:
@@ -598,3 +598,85 @@ def test_signing_in_writes_one_row(world: World) -> None:
     world.housekeeping.step()
     world.housekeeping.step()
     assert [row.instance_id for row in rows_of(world, replica)] == [ME]
+
+
+def test_a_second_leader_change_after_a_long_outage_loses_no_tick(world: World) -> None:
+    """The first leader settles one job; the other is held by a dead replica's run, as after a power cut."""
+    held, free = job("held", catch_up=CatchUp.ALL), job("free", catch_up=CatchUp.ALL)
+    world.adopt(held, free, back=2 * HOUR)
+    world.execute(update(job_state).values(present_at=world.now() - 2 * HOUR))
+    old = world.now() - 3 * HOUR
+    ((dead,),) = world.execute(
+        insert(run)
+        .values(
+            lock_id=LOCK, job_id="held", scheduled_at=old, due_at=old, kind="scheduled", state="running",
+            attempt=1, slot_held=True, exclusive=True, decided_at=old, decided_by="dead",
+        )
+        .returning(run.c.id)
+    )  # fmt: skip
+    world.execute(
+        insert(run_attempt).values(run_id=dead, attempt=1, term=1, instance_id="dead", started_at=old, state="running")
+    )
+    world.step_all()
+    assert not world.execute(select(run).where(run.c.job_id == "held", run.c.state != "running"))
+    world.execute(update(run).where(run.c.id == dead).values(state="lost", slot_held=False))
+    world.elect(3)
+    world.step_all()
+    (state,) = world.execute(select(job_state).where(job_state.c.job_id == "held"))
+    assert state.accountable_from < world.now() - HOUR
+    assert len(world.execute(select(run).where(run.c.job_id == "held", run.c.id != dead))) >= 2
+
+
+def test_a_disabled_job_starts_nothing_that_it_owed(world: World) -> None:
+    world.adopt(job(every=MINUTE, catch_up=CatchUp.ALL), back=5 * MINUTE)
+    world.pool.size = 0
+    world.step_all()
+    world.execute(update(job_state).values(settled_until=world.now() - 70 * timedelta(seconds=1)))
+    world.pool.size = 20
+    world.configure(job(every=MINUTE, catch_up=CatchUp.ALL, enabled=False))
+    world.elect(3)
+    world.step_all()
+    assert world.pool.taken == {}
+    assert {state for state, _ in world.runs()} <= {"cancelled", "missed"}
+
+
+def test_a_stored_schedule_that_nobody_can_read_stops_no_other_job(world: World) -> None:
+    world.adopt(job("a"), job("b"), back=HOUR)
+    world.execute(update(job_state).where(job_state.c.job_id == "a").values(timezone="Mars/Base", schedule="0 * * * *"))
+    world.configure(job("a"), job("b"))
+    world.elect(3)
+    world.step_all()
+    assert world.names().count("schedule_unreadable") == 1
+    assert {attempt.job_id for attempt in world.pool.taken.values()} == {"a", "b"}
+
+
+def test_runs_that_cannot_start_do_not_keep_others_from_it(world: World) -> None:
+    many = {"every": timedelta(seconds=10), "catch_up": CatchUp.ALL}
+    world.adopt(job("a", overlap=Overlap.ALLOW, **many), job("b"), back=timedelta(seconds=59))
+    world.pool.size = 0
+    world.step_all()
+    world.execute(update(job_state).where(job_state.c.job_id == "b").values(settled_until=world.now() - HOUR))
+    world.configure(job("a", **many), job("b"))
+    world.elect(3)
+    world.pool.size = 2
+    world.step_all()
+    assert {attempt.job_id for attempt in world.pool.taken.values()} == {"a", "b"}
+
+
+def test_a_batch_that_is_too_much_for_one_statement_is_sent_in_smaller_ones(world: World) -> None:
+    world.adopt(*(job(f"j{number}") for number in range(8)), back=HOUR)
+    ledger = world.cut.ledger
+    settle, sizes = ledger.settle, []
+
+    def only_few(lease: Lease, settlements: Sequence[Any]) -> Any:
+        sizes.append(len(settlements))
+        if len(settlements) > 2:
+            raise StoreUnavailable("canceling statement due to statement timeout")
+        return settle(lease, settlements)
+
+    ledger.settle = only_few
+    for _ in range(60):
+        world.dispatcher.step()
+        world.clock.added += 1
+    assert len(world.execute(select(run.c.job_id).distinct())) == 8
+    assert sizes[0] == 8
