@@ -1,0 +1,120 @@
+"""How a replica ends: on SIGTERM, on a second signal, when the grace is over, and with a database that hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import PROCESS_SECONDS, Command
+from tests.cli.test_run import Replica
+from tests.servers import PostgresServer
+from tests.waiting import wait_until
+
+CONFIG = """\
+version: 1
+service: {{shutdown_grace: {grace}}}
+database: {{url: "{url}"}}
+election: {{lease_duration: 2s, renewal_interval: 300ms, jitter_range: 100ms, attempt_timeout: 500ms, safety_margin: 200ms}}
+jobs:
+  patient:
+    command: trap '' TERM; echo begun >> begun.txt; until [ -e go ]; do sleep 0.05; done
+    every: 100ms
+    kill_after: 300ms
+"""  # noqa: E501
+Start = Callable[..., Replica]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a replica whose job runs until a file `go` is there."""
+    replicas: list[Replica] = []
+
+    def one(url: str = "sqlite:///scheduler.db", grace: str = "60s") -> Replica:
+        (tmp_path / "config.yaml").write_text(CONFIG.format(url=url, grace=grace))
+        replicas.append(Replica(tmp_path, f"replica-{len(replicas)}"))
+        return replicas[-1]
+
+    yield one
+    for replica in replicas:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(replica.process.pid, signal.SIGKILL)
+        replica.process.wait(PROCESS_SECONDS)
+
+
+def begun(folder: Path, count: int = 1) -> None:
+    path = folder / "begun.txt"
+    wait_until(lambda: path.exists() and path.read_text().count("begun") >= count, PROCESS_SECONDS)
+
+
+def states(process: Command, folder: Path) -> list[str]:
+    runs = process("runs", "patient", "--limit", 1000, "--json", folder=folder).document
+    return [run["state"] for run in runs if run["attempt"]]
+
+
+def test_a_drain_gives_the_lease_back_first_and_lets_the_run_finish(
+    start: Start, process: Command, tmp_path: Path
+) -> None:
+    first = start()
+    begun(tmp_path)
+    second = start()
+    second.wait_for("leader_observed")
+    first.process.send_signal(signal.SIGTERM)
+    second.wait_for("leader_elected")  # while the run goes on
+    assert first.process.poll() is None
+    assert states(process, tmp_path) == ["running"]
+    (tmp_path / "go").touch()
+    assert first.process.wait(PROCESS_SECONDS) == 0
+    assert states(process, tmp_path)[-1] == "succeeded"
+
+
+def test_when_the_grace_is_over_what_still_runs_is_killed(start: Start, process: Command, tmp_path: Path) -> None:
+    replica = start(grace="100ms")
+    begun(tmp_path)
+    assert replica.end(signal.SIGTERM) == 1
+    assert states(process, tmp_path) == ["cancelled"]
+
+
+def test_a_second_signal_stops_at_once(start: Start, process: Command, tmp_path: Path) -> None:
+    replica = start(grace="10m")
+    begun(tmp_path)
+    replica.process.send_signal(signal.SIGTERM)
+    replica.wait_for("service_draining")
+    assert replica.end(signal.SIGTERM) == 1
+    assert states(process, tmp_path)[0] in {"cancelled", "lost"}
+
+
+def test_a_run_may_finish_while_the_database_is_away(start: Start, tmp_path: Path, own_server: PostgresServer) -> None:
+    replica = start(own_server.url)
+    begun(tmp_path)
+    own_server.stop("immediate")
+    replica.wait_for("leadership_suspect")
+    replica.process.send_signal(signal.SIGTERM)
+    replica.wait_for("service_draining")
+    (tmp_path / "go").touch()
+    replica.wait_for("run_finished")
+    own_server.start()
+    assert replica.process.wait(PROCESS_SECONDS) == 0
+    assert not replica.events("thread_crashed")
+    with own_server.connect() as connection:
+        rows = connection.execute("select state from scheduler.run_attempt").fetchall()
+    assert [state for (state,) in rows] == ["succeeded"]
+
+
+def test_a_database_that_hangs_does_not_hold_up_the_end(
+    start: Start, tmp_path: Path, own_server: PostgresServer
+) -> None:
+    replica = start(own_server.url, grace="100ms")
+    begun(tmp_path)
+    own_server.pause()
+    try:
+        replica.process.send_signal(signal.SIGTERM)
+        replica.wait_for("service_draining")
+        assert replica.process.wait(PROCESS_SECONDS) == 1
+        assert not replica.events("thread_crashed")
+    finally:
+        own_server.resume()
