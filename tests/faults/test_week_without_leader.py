@@ -17,7 +17,7 @@ WEEK = timedelta(days=7)
 EVERY, HOURLY, DAILY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
-@pytest.mark.parametrize("kind", ["postgres_url", "sqlite_url"])
+@pytest.mark.parametrize("kind", ["postgres_url", pytest.param("sqlite_url", marks=pytest.mark.long)])
 def test_a_week_without_a_leader_is_settled_at_once_and_replays_nothing(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
