@@ -272,8 +272,8 @@ class Service:
         self._lease = lease
         # First the dispatcher: settling all jobs up to now covers whatever came due before the timers were set.
         self._dispatcher.lead(lease)
-        self._housekeeping.wake()
         self._timetable.arm(self._config.jobs, lease.term)
+        self._housekeeping.wake()  # last: the dispatcher has the warm connection meanwhile
 
     def _stand_by(self, term: int) -> None:
         if self._lease is None or self._lease.term != term:

@@ -214,7 +214,7 @@ class Workers:
             if not sure:
                 task.stopping.wait(pause)
                 pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
-        return True
+        return task.stopping.reason != "lost"  # then the ledger has closed it already
 
     def _delay_seconds(self, attempt: Attempt) -> float:
         now = self._database_time.now() if self._database_time.known else attempt.started_at

@@ -357,6 +357,16 @@ def test_what_is_stopped_while_nobody_can_tell_is_cancelled_and_never_begun():
     assert world.jobs.begun == []
 
 
+def test_what_was_marked_lost_before_it_began_is_left_as_the_ledger_closed_it():
+    world = World(answers=iter(lambda: None, True))
+    world.submit(1, sent=world.clock.now - 7.5)
+    wait_until(lambda: world.asked)
+    world.workers.stop_run(1, "lost")
+    world.told.wait_for("attempt_returned")
+    assert world.jobs.begun == []
+    assert 1 not in world.writer.taken
+
+
 # --- drain
 
 
