@@ -20,10 +20,10 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, exc, make_url
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from scheduler_service.database import postgresql, sqlite
+from scheduler_service.database import postgresql, sqlite, urls
 from scheduler_service.database.errors import (
     DRIVER_ERRORS,
     StoreConflict,
@@ -36,7 +36,6 @@ from scheduler_service.database.own import DriverConnection, OwnConnection
 
 __all__ = ["Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable", "quoted"]
 
-_SECRET_OPTIONS = ("password", "sslpassword")
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 
 
@@ -63,13 +62,13 @@ class Database:
                 f"{schema!r} cannot be the schema: use at most 63 letters, digits, _ and -, "
                 "beginning with a letter or _, and not with pg_"
             )
-        self._url = _parse(url)
+        self._url = urls.parse(url)
         self.dialect: str = self._url.get_backend_name()
         self.schema = schema
         self.attempt_seconds = attempt_seconds
         self.statement_seconds = statement_seconds
         self._name = name
-        self._secrets = _secrets(self._url)
+        self._secrets = urls.secrets(self._url)
         self._abandoned: list[Any] = []  # of the parent, in a forked child
         self._begin()
         _databases.add(self)
@@ -86,7 +85,7 @@ class Database:
     @property
     def safe_url(self) -> str:
         """The URL for people to read, its passwords hidden."""
-        hidden = {name: "***" for name in _SECRET_OPTIONS if name in self._url.query}
+        hidden = {name: "***" for name in urls.SECRET_OPTIONS if name in self._url.query}
         url = self._url.set(drivername=self.dialect).update_query_dict(hidden)
         return url.render_as_string(hide_password=True).replace("%2A", "*")
 
@@ -213,44 +212,6 @@ class Database:
 def quoted(name: str) -> str:
     """Return `name` as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def _parse(text: str) -> URL:
-    try:
-        url = make_url(text)
-    except (exc.ArgumentError, ValueError):
-        raise StoreRefused(
-            "the database's URL cannot be read: write postgresql://user:password@host/name or sqlite:///file, "
-            "and letters such as @ : / in the password as %40 %3A %2F"
-        ) from None
-    backend, _, driver = url.drivername.partition("+")
-    if backend in ("postgresql", "postgres"):
-        if driver not in ("", "psycopg"):
-            raise StoreRefused(
-                f"the driver {driver!r} is not used here: write postgresql:// instead of {url.drivername}://"
-            )
-        return url.set(drivername="postgresql+psycopg")
-    if backend == "sqlite":
-        if driver not in ("", "pysqlite"):
-            raise StoreRefused(
-                f"the driver {driver!r} is not used here: write sqlite:// instead of {url.drivername}://"
-            )
-        if url.username or url.password or url.host or url.port:
-            raise StoreRefused("the URL of an SQLite file has three slashes and no host: sqlite:///scheduler.db")
-        if not url.database or url.database == ":memory:" or url.query.get("mode") == "memory":
-            raise StoreRefused(
-                "a database in memory has one connection only: name a file, as in sqlite:///scheduler.db"
-            )
-        return url.set(drivername="sqlite+pysqlite")
-    raise StoreRefused(
-        f"{backend!r} is not a database we know: write postgresql://user:password@host/name or sqlite:///file"
-    )
-
-
-def _secrets(url: URL) -> tuple[str, ...]:
-    known = {url.username, url.host, url.database}
-    found = {str(url.password or "")} | {str(url.query.get(option, "")) for option in _SECRET_OPTIONS}
-    return tuple(secret for secret in found if secret and secret not in known)
 
 
 def _driver(connection: Connection) -> DriverConnection:

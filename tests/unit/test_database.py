@@ -50,6 +50,22 @@ def test_sqlite_has_no_schema() -> None:
         ("", "cannot be read"),
         ("postgresql://u:sec/ret@h:x/d", "cannot be read"),
         ("postgresql://u:p@h:secret/d", "cannot be read"),
+        ("postgresql://u:secret@h/d?autocommit=false", "'autocommit' in .* not a connection parameter of PostgreSQL"),
+        ("postgresql://u:secret@h/d?prepare_threshold=abc", "'prepare_threshold' in"),
+        ("postgresql://u:secret@h/d?row_factory=abc", "'row_factory' in"),
+        ("postgresql://u:secret@h/d?sslmod%0Ae=require", r"'sslmod\\ne' in"),
+        ("postgresql://u:secret@h/d?sslmode=require&sslmode=disable", "has 'sslmode' more than once"),
+        ("postgresql://u:secret@h:0/d", "0 in .* cannot be a port: write one from 1 to 65535"),
+        ("postgresql://u:secret@h:65536/d", "65536 in .* cannot be a port"),
+        ("postgresql://u:secret@/d?host=one:5432&host=two:99999", "99999 in .* cannot be a port"),
+        ("postgresql://u:secret@/d?host=one,two&port=5432,99999", "99999 in .* cannot be a port"),
+        ("postgresql://u:secret@/d?host=one&port=abc", "the hosts .* cannot be read"),
+        ("sqlite:///x.db?timeout=abc", "'timeout' in .* is not a number of seconds: write timeout=5"),
+        ("sqlite:///x.db?timeout=-1", "not a number of seconds"),
+        ("sqlite:///x.db?timeout=nan", "not a number of seconds"),
+        ("sqlite:///x.db?timeout=1&timeout=2", "not a number of seconds"),
+        ("sqlite:///x.db?check_same_thread=false", "'check_same_thread' in .* is not used with SQLite"),
+        ("sqlite:///x.db?uri=abc", "'uri' in .* is not used with SQLite"),
     ],
 )
 def test_another_url_is_refused_with_what_to_write_instead(url: str, advice: str) -> None:
@@ -60,6 +76,20 @@ def test_another_url_is_refused_with_what_to_write_instead(url: str, advice: str
     assert refusal.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u@h:65535/d?sslmode=require&connect_timeout=3&options=-csearch_path%3Dx",
+        "postgresql://u@/d?host=one:5432&host=two:5433&target_session_attrs=read-write",
+        "postgresql://u@/d?host=one,two&port=5432,5433",
+        "postgresql://u@/d?host=/var/run/postgresql",
+        "sqlite:///x.db?timeout=0.5",
+    ],
+)
+def test_what_the_drivers_know_may_stand_in_the_url(url: str) -> None:
+    assert Database(url).safe_url.startswith(url.partition("?")[0])
+
+
 @pytest.mark.parametrize("schema", ["", "a.b", 'a"b', "a%b", "1a", "pg_mine", "a" * 64, "a b", "ä"])
 def test_a_name_that_cannot_be_a_schema_is_refused(schema: str) -> None:
     with pytest.raises(StoreRefused, match="cannot be the schema"):
@@ -67,11 +97,13 @@ def test_a_name_that_cannot_be_a_schema_is_refused(schema: str) -> None:
 
 
 def test_passwords_are_hidden_wherever_they_stand() -> None:
-    database = Database("postgresql://u:s%40crets@h/d?sslpassword=keys&password=more&sslmode=require")
+    database = Database(
+        "postgresql://u:s%40crets@h/d?sslpassword=keys&password=more&oauth_client_secret=most&sslmode=require"
+    )
     for shown in (database.safe_url, repr(database)):
         assert "***" in shown
         assert "sslmode=require" in shown
-        assert not any(secret in shown for secret in ("s%40crets", "s@crets", "keys", "more"))
+        assert not any(secret in shown for secret in ("s%40crets", "s@crets", "keys", "more", "most"))
 
 
 def wrapped(error: Exception) -> exc.DBAPIError:
