@@ -30,6 +30,8 @@ LOST_AFTER_SECONDS = 15.0  # the default of election.lost_after, where no config
 FIRST_YEAR, LAST_YEAR = 1970, 2999
 UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
+LOCK_ID = click.IntRange(-(2**63), 2**63 - 1)  # what a column of the tables holds
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 config_option = click.option(
@@ -46,7 +48,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write one JS
 def database_options(function: Function) -> Function:
     """Add the options that name a database: by a configuration, or by a URL."""
     for option in (
-        click.option("--lock-id", type=int, metavar="N", help="With --database: the election (1)."),
+        click.option("--lock-id", type=LOCK_ID, metavar="N", help="With --database: the election (1)."),
         click.option("--schema", metavar="NAME", help="With --database: the schema of the tables (scheduler)."),
         click.option("--database", "database_url", metavar="URL", help="A database, instead of a configuration."),
         config_option,
@@ -120,8 +122,10 @@ def moment(text: str, timezone: str, now: datetime | None = None) -> datetime:
 
     With `now`, a duration such as 90m means that long ago.
     """
-    if now is not None and (ago := _duration(text)) is not None:
-        return now - ago
+    if now is not None and (seconds := _duration_seconds(text)) is not None:
+        if seconds > (now - datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)).total_seconds():
+            raise _out_of_range(text)
+        return now - timedelta(seconds=seconds)
     try:
         typed = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -130,12 +134,16 @@ def moment(text: str, timezone: str, now: datetime | None = None) -> datetime:
     if typed.tzinfo is None:
         typed = typed.replace(tzinfo=ZoneInfo(timezone))
     if not FIRST_YEAR <= typed.year <= LAST_YEAR:
-        raise Mistake(f"{text!r} is out of range: the years {FIRST_YEAR} to {LAST_YEAR} can be asked for")
+        raise _out_of_range(text)
     return typed.astimezone(UTC)
 
 
-def _duration(text: str) -> timedelta | None:
+def _out_of_range(text: str) -> Mistake:
+    return Mistake(f"{text!r} is out of range: the years {FIRST_YEAR} to {LAST_YEAR} can be asked for")
+
+
+def _duration_seconds(text: str) -> float | None:
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[dhms])", text)
     if not parts or "".join(count + unit for count, unit in parts) != text.strip():
         return None
-    return timedelta(seconds=sum(float(count) * UNITS[unit] for count, unit in parts))
+    return sum(float(count) * UNITS[unit] for count, unit in parts)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from tests.cli.conftest import Command, Story
 
 
@@ -119,3 +121,25 @@ def test_a_time_that_is_none_says_what_one_looks_like(command: Command, sqlite_s
     assert answered.err == (
         "error: 'yesterday' is not a time: write, for example, 2026-01-31T12:00:00Z, or how long ago, as in 90m\n"
     )
+
+
+@pytest.mark.parametrize("ago", ["99999999999d", "100000d", "9" * 400 + "d"])
+def test_a_time_too_long_ago_is_a_mistake(command: Command, sqlite_story: Story, ago: str) -> None:
+    answered = command("runs", *sqlite_story.place, "--since", ago, exit_code=2)
+
+    assert answered.lines == [f"error: {ago!r} is out of range: the years 1970 to 2999 can be asked for"]
+
+
+@pytest.mark.parametrize("name", ["status", "runs"])
+@pytest.mark.parametrize("lock_id", [2**63, -(2**63) - 1, 10**23])
+def test_an_election_that_no_table_can_hold_is_a_mistake(
+    command: Command, sqlite_story: Story, name: str, lock_id: int
+) -> None:
+    answered = command(name, "--database", sqlite_story.url, f"--lock-id={lock_id}", exit_code=2)
+
+    assert f"{lock_id} is not in the range" in answered.lines[-1]
+
+
+@pytest.mark.parametrize("lock_id", [2**63 - 1, -(2**63)])
+def test_the_outermost_elections_can_be_asked_for(command: Command, sqlite_story: Story, lock_id: int) -> None:
+    assert command("runs", "--database", sqlite_story.url, f"--lock-id={lock_id}", "--json").document == []
