@@ -2,7 +2,8 @@
 
     data         to stdout, once, as a table or with --json as one document; moments are ISO 8601 in UTC
     the rest     to stderr: problems, progress, logs
-    exit code    0 done · 1 the answer is no · 2 the person's mistake · 69 no database · 70 our mistake
+    exit code    0 done · 1 the answer is no · 2 the person's mistake · 69 no database · 70 our mistake;
+                 1 too where the data cannot be written
 
 A person's mistake is answered in lines that say what to do, never by a traceback.
 
@@ -11,11 +12,14 @@ Each command's module is loaded when the command is used: `--help` and `check` n
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -23,6 +27,8 @@ from scheduler_service import __version__
 
 PROGRAM = "scheduler-service"
 OURS = 70
+# what a write may be answered with, where opening a file would have named the file
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 
 # name: (module, what it does)
 COMMANDS = {
@@ -76,12 +82,36 @@ def commands() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit; `arguments` are those of the process unless given."""
+    _open_closed_streams()
     try:
         commands.main(args=None if arguments is None else list(arguments), prog_name=PROGRAM)
-    except Exception:  # whatever was not foreseen is our mistake, and says so
+    except Exception as error:  # whatever was not foreseen is our mistake, and says so
+        if isinstance(error, OSError) and error.filename is None and error.errno in UNWRITABLE:
+            _drop_unwritten(sys.stdout)
+            with contextlib.suppress(OSError):
+                click.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+            _drop_unwritten(sys.stderr)
+            sys.exit(1)
         traceback.print_exc()
         click.echo(
             "error: this is a fault of scheduler_service, not yours: please report it with the lines above", err=True
         )
         sys.exit(OURS)
     sys.exit(0)
+
+
+def _open_closed_streams() -> None:
+    """Let what was closed for us (`>&-`) lead to the null device, before a file or socket takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # the lowest free number is taken first
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="replace"))  # noqa: PTH123, SIM115  # kept to the end
+
+
+def _drop_unwritten(stream: TextIO) -> None:
+    """Forget what `stream` would not take: Python would try again at exit, and complain in its own words."""
+    try:
+        stream.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
