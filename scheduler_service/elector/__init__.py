@@ -57,6 +57,8 @@ from scheduler_service.leases import LeaseStore, open_store
 
 __all__ = ["Announcement", "Elected", "Elector", "Lost", "Observed", "Role", "Timing"]
 
+_ENDING_SECONDS = 1.0  # for a thread that has given its term up
+
 
 class Elector(Machine):
     """One replica's part in the election `lock_id`, and the thread that plays it.
@@ -137,6 +139,7 @@ class Elector(Machine):
             name=self._configured,
         )
         self._stopping = False
+        self._given_up = False
         self._thread: threading.Thread | None = None
         self._wakers: tuple[socket.socket, socket.socket] | None = None
         _electors.add(self)
@@ -161,24 +164,33 @@ class Elector(Machine):
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Give the lease back, stand for no other, end the threads; within about `timeout_seconds`."""
+        """Give the lease back, stand for no other, end the threads.
+
+        A lease that the database does not take back within `timeout_seconds` is left to expire; all of it
+        together ends within about a second more.  A thread that is just connecting ends when that fails.
+        """
+        deadline = self._clock.monotonic() + timeout_seconds
         self._stopping = True
         self.withdraw()
         if self._guard is not None:
-            self._guard.stop()
+            self._guard.stop(0.0)
         if self._thread is not None:
             self._thread.join(timeout_seconds)
-            if self._thread.is_alive():  # the database does not answer: the lease will expire
+            if self._thread.is_alive():
+                deadline += _ENDING_SECONDS
+                self._given_up = True
+                self._wake()
                 self._store.close()
-                self._thread.join(1.0)
+                self._thread.join(self._left(deadline))
         elif self._standing.lease is not None:
             self.step()
-        self._store.close()
-        self._listeners.stop(timeout_seconds)
+        if self._thread is None or not self._thread.is_alive():  # else it will do so, and may still tell of an end
+            self._store.close()
+            self._listeners.stop(self._left(deadline))
+        if self._guard is not None:
+            self._guard.stop(self._left(deadline))
         if self._own_database is not None:
             self._own_database.dispose()
-        for waker in self._wakers or ():
-            waker.close()
 
     def __enter__(self) -> Elector:
         self.start()
@@ -208,15 +220,22 @@ class Elector(Machine):
                 pause = self.step()
                 if not self._done():
                     self._wait(pause)
+            self.abandon("release_unanswered")
         except Exception as error:
             self.abandon("crashed")
             self._events.emit("thread_crashed", thread="elector", error=f"{type(error).__name__}: {error}")
             raise
         finally:
             self._store.close()
+            self._listeners.stop(0.0)
+            for waker in self._wakers or ():
+                waker.close()
 
     def _done(self) -> bool:
-        return self._stopping and self._standing.lease is None
+        return self._given_up or (self._stopping and self._standing.lease is None)
+
+    def _left(self, deadline: float) -> float:
+        return max(0.0, deadline - self._clock.monotonic())
 
     def _wait(self, pause: float) -> None:
         """Wait until it is time for the next attempt, somebody left a word, or the server says something."""

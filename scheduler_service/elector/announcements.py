@@ -32,7 +32,8 @@ class Lost:
     """We lead no more.
 
     `reason` is `deposed` (the row is gone or another's), `fenced` (a statement of this term was refused),
-    `trust_lapsed`, `crashed`, or what `release` was told, such as `released` or `resigned`.
+    `trust_lapsed`, `crashed`, `release_unanswered` (we stopped before we could give it back), or what `release`
+    was told, such as `released` or `resigned`.
     """
 
     lease: Lease

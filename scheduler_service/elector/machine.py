@@ -165,8 +165,13 @@ class Machine:
     def abandon(self, reason: str) -> None:
         """Trust nothing any more and do nothing about it: the lease will expire."""
         lease = self._standing.lease
-        if lease is not None and self._standing.role is not Role.RELEASING:
+        if lease is None:
+            return
+        if self._standing.role is not Role.RELEASING:
             self._step_down(lease, reason)
+        else:  # its end was announced when trust ended
+            self._standing = Standing(Role.STANDBY)
+            self._events.emit("leadership_lost", term=lease.term, reason=reason)
 
     def _campaign(self) -> float:
         try:

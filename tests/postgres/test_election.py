@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ AUTO: dict[str, Any] = {"crash_detection": "auto"}
 QUICK: dict[str, Any] = {"renewal_interval": 0.2, "jitter_range": 0.1}
 # Rounds so long that nothing in these tests can be owed to one.
 PATIENT: dict[str, Any] = {"lease_duration": 120, "renewal_interval": 50, "jitter_range": 0}
+# Errors so early that trust has long to go.
+HASTY: dict[str, Any] = {"lease_duration": 120, "renewal_interval": 0.2, "jitter_range": 0, "attempt_timeout": 0.5}
 
 
 def value(url: str, statement: str) -> Any:
@@ -168,6 +171,36 @@ def test_an_outage_longer_than_the_lease_ends_with_a_leader(hurt: tuple[Postgres
         server.start()
         wait_until(lambda: one.elector.is_leader() or two.elector.is_leader(), what="a leader")
         assert not (one.elector.is_leader() and two.elector.is_leader())
+
+
+@pytest.mark.parametrize("outage", ["paused", "stopped", "paused while it reconnects"])
+def test_an_elector_that_cannot_give_its_lease_back_stops_in_time_and_quietly(
+    hurt: tuple[PostgresServer, str], outage: str
+) -> None:
+    server, url = hurt
+    before = set(threading.enumerate())
+    leader = Told(url, **AUTO, **PATIENT) if outage != "paused while it reconnects" else Told(url, **AUTO, **HASTY)
+    ends: list[str] = []
+    leader.elector.add_listener(on_lost=lambda _, reason: ends.append(reason))
+    try:
+        with leader:
+            leader.heard.wait("leader_elected")
+            if outage == "stopped":
+                server.stop("immediate")
+            else:
+                server.pause()
+            if outage == "paused while it reconnects":
+                leader.heard.wait("leadership_suspect")  # and connecting waits for 2 s at least
+            began = time.monotonic()
+            leader.elector.stop(timeout_seconds=0.5)
+            assert time.monotonic() - began < 2.5
+            assert not leader.elector.is_leader()
+            wait_until(lambda: set(threading.enumerate()) <= before, what="the threads have ended")
+        assert [event.fields["reason"] for event in leader.heard.all("leadership_lost")] == ["release_unanswered"]
+        assert len(ends) == 1
+        assert leader.heard.all("thread_crashed") == []
+    finally:
+        server.resume()
 
 
 def test_electors_may_start_before_the_server(own_server: PostgresServer) -> None:

@@ -535,6 +535,18 @@ def test_an_abandoned_term_is_told_once_and_left_to_expire(bench: Bench) -> None
     assert bench.election.row is not None
 
 
+def test_a_term_abandoned_while_it_is_given_back_is_told_as_lost_and_announced_once(bench: Bench) -> None:
+    bench.lead()
+    bench.machine.release()
+    bench.store.fail("release")
+    bench.machine.step()
+    bench.machine.abandon("release_unanswered")
+    bench.machine.abandon("release_unanswered")
+    assert [event.fields for event in bench.named("leadership_lost")] == [{"term": 1, "reason": "release_unanswered"}]
+    assert bench.announced == [("Elected", 1), ("Lost", 1)]
+    assert bench.election.row is not None
+
+
 # Outages
 
 
