@@ -65,7 +65,8 @@ class OwnConnection:
     def fileno(self) -> int | None:
         """Return the socket to wait on: readable when the server has something to say; None on SQLite."""
         if isinstance(self._driver, postgresql.BoundedConnection) and not self.broken:
-            return self._driver.fileno()
+            with contextlib.suppress(psycopg.Error):  # closed by another thread just now
+                return self._driver.fileno()
         return None
 
     def execute(
