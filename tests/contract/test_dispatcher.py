@@ -514,8 +514,8 @@ def test_a_claim_on_its_way_is_left_alone(world: World) -> None:
 def test_a_huge_backlog_is_settled_in_parts_and_every_tick_once(world: World) -> None:
     spec = job(every=timedelta(milliseconds=20), catch_up=CatchUp.ALL, misfire_grace=HOUR)
     others = [job(f"o{number}", every=timedelta(milliseconds=50), catch_up=CatchUp.ALL) for number in range(4)]
-    world.adopt(spec, *others, back=timedelta(seconds=50))
     world.pool.size = 0
+    world.adopt(spec, *others, back=timedelta(seconds=50))
     before = {row.job_id: row.settled_until for row in world.execute(select(job_state))}
     world.step_all()
     for one in [spec, *others]:

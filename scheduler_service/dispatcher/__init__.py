@@ -23,11 +23,11 @@ from typing import Protocol
 from scheduler_service import schedule as schedules
 from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
+from scheduler_service.dispatcher.settling import holder_in_doubt, settle_job, written
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import JobState, Ledger, OpenRun, Settlement, Survey
-from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Overlap, Reason, Run, State
-from scheduler_service.policy import decide, paused, settle_until
-from scheduler_service.schedule import Schedule, ScheduleError
+from scheduler_service.model import Attempt, JobSpec, Lease, Overlap, Reason, Run, State
+from scheduler_service.schedule import ScheduleError
 
 BATCH_JOBS = 500  # jobs settled in one statement,
 BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer than a statement may
@@ -246,7 +246,7 @@ class Dispatcher:
         edited = [
             state.job_id
             for state in self._states.values()
-            if (state.schedule, state.timezone) != self._written(self._specs[state.job_id])
+            if (state.schedule, state.timezone) != written(self._specs[state.job_id])
         ]
         disabled = [job_id for job_id in self._states if not self._specs[job_id].enabled]
         if added or returned or edited or disabled:
@@ -300,13 +300,33 @@ class Dispatcher:
             ahead_seconds = (self._states[job_id].settled_until - survey.now).total_seconds()
             if ahead_seconds > 0:  # the database's clock was set back: nothing is due that is not settled
                 self._retry(job_id, ahead_seconds)
-            elif (holder := self._holder_in_doubt(lease, job_id, runs, survey)) is not None:
+            elif (holder := self._doubtful(lease, job_id, runs, survey)) is not None:
                 self._events.emit("settling_held", job=job_id, run=holder.run.id, holder=holder.run.instance_id)
                 self._retry(job_id, HELD_SECONDS)
             else:
                 settlements[job_id] = self._settlement(job_id, runs, survey.now)
                 row_count += len(settlements[job_id].decisions)
         return settlements
+
+    def _doubtful(self, lease: Lease, job_id: str, runs: list[OpenRun], survey: Survey) -> OpenRun | None:
+        if self._specs[job_id].overlap is not Overlap.SKIP:
+            return None
+        believed_after = max(lease.acquired_at, survey.now - self._unseen_after)
+        return holder_in_doubt(runs, lease.leader_id, believed_after)
+
+    def _settlement(self, job_id: str, runs: list[OpenRun], now: datetime) -> Settlement:
+        spec, state = self._specs[job_id], self._states[job_id]
+        most = max(1, JOB_ROWS // self._share)
+        try:
+            past = schedules.parse(state.schedule, state.timezone)
+        except ScheduleError as error:
+            # Another version wrote it, or a zone is gone: the configured one holds from `settled_until` on.
+            stored = f"{state.schedule} ({state.timezone})"
+            self._events.emit("schedule_unreadable", job=job_id, stored=stored, error=str(error))
+            past = spec.schedule
+        settlement, whole = settle_job(spec, state, past, runs, now, anew=job_id in self._fresh, most=most)
+        (self._partial.discard if whole else self._partial.add)(job_id)
+        return settlement
 
     def _record(self, settlement: Settlement, moment: datetime, now: datetime) -> None:
         job_id = settlement.state.job_id
@@ -330,79 +350,6 @@ class Dispatcher:
             self._retry(job_id, CHANGED_SECONDS)
         if found.keys() != changed:
             self._term = 0  # somebody deleted rows: adopt the jobs anew
-
-    def _holder_in_doubt(self, lease: Lease, job_id: str, runs: list[OpenRun], survey: Survey) -> OpenRun | None:
-        """Return a running run of an exclusive job whose replica may be gone.
-
-        Whether the next tick overlaps with it cannot be said before the replica signs in again or its
-        run is closed as lost.  A replica is believed once it has signed in under our term.
-        """
-        if self._specs[job_id].overlap is not Overlap.SKIP:
-            return None
-        for one in runs:
-            if one.run.state is not State.RUNNING or one.run.instance_id == lease.leader_id:
-                continue
-            seen_at = one.holder_seen_at
-            if seen_at is None or seen_at < max(lease.acquired_at, survey.now - self._unseen_after):
-                return one
-        return None
-
-    def _settlement(self, job_id: str, runs: list[OpenRun], now: datetime) -> Settlement:
-        spec, state = self._specs[job_id], self._states[job_id]
-        stored = self._stored(spec, state)
-        since = state.settled_until
-        until = max(since, settle_until(spec, stored, since, now))
-        begun = [one.run for one in runs]
-        waiting: list[Run] = []
-        if job_id in self._fresh:
-            # Runs that a former leader decided and that never began are decided anew, lest a stale one starts.
-            waiting = [
-                run for run in begun if run.state is State.WAITING and run.attempt == 0 and run.kind is not Kind.MANUAL
-            ]
-            begun = [run for run in begun if run not in waiting]
-        ticks = [run.scheduled_at for run in waiting]
-        decisions: list[Decision] = []
-        resumed = False
-        if state.paused_at is None or state.paused_at >= until:
-            decisions = decide(spec, stored, since, until, now, waiting=ticks, busy=bool(begun))
-        else:
-            pause_from = max(since, state.paused_at)
-            if pause_from > since:
-                decisions = decide(spec, stored, since, pause_from, now, waiting=ticks, busy=bool(begun))
-                ticks = []
-            pause_to = until if state.paused_until is None else max(pause_from, min(until, state.paused_until))
-            decisions += paused(spec, stored, pause_from, pause_to)
-            if state.paused_until is not None and state.paused_until <= until:
-                resumed = True
-                decisions += decide(spec, stored, pause_to, until, now, busy=bool(begun))
-        by_tick = {run.scheduled_at: run.id for run in waiting}
-        withdrawn = tuple(
-            (by_tick[one.scheduled_at], one.reason)
-            for one in decisions
-            if one.scheduled_at in by_tick and one.state is not State.WAITING
-        )
-        new = tuple(one for one in decisions if one.scheduled_at not in by_tick)
-        if not spec.enabled:
-            new = tuple(_not_run(one) for one in new)
-        self._partial.discard(job_id)
-        if len(new) > (most := max(1, JOB_ROWS // self._share)):
-            # Only so far: under the stored schedule, and with the pause that may lie beyond.
-            self._partial.add(job_id)
-            new = new[:most]
-            until = new[-1].until or new[-1].scheduled_at
-            kept = (state.schedule, state.timezone, state.enabled)
-            return Settlement(state, until, *kept, spec.exclusive, new, withdrawn)
-        return Settlement(state, until, *self._written(spec), spec.enabled, spec.exclusive, new, withdrawn, resumed)
-
-    def _stored(self, spec: JobSpec, state: JobState) -> Schedule:
-        """Return the schedule under which the job's past is settled."""
-        try:
-            return schedules.parse(state.schedule, state.timezone)
-        except ScheduleError as error:
-            # Another version wrote it, or a zone is gone: the configured one holds from `settled_until` on.
-            stored = f"{state.schedule} ({state.timezone})"
-            self._events.emit("schedule_unreadable", job=spec.id, stored=stored, error=str(error))
-            return spec.schedule
 
     def _tell(self, settlement: Settlement) -> None:
         for one in settlement.decisions:
@@ -430,10 +377,6 @@ class Dispatcher:
             known = self._due.get(job_id)
             if known is not None:
                 self._due[job_id] = replace(known, retry_at=self._clock.monotonic() + seconds)
-
-    @staticmethod
-    def _written(spec: JobSpec) -> tuple[str, str]:
-        return spec.schedule.canonical, spec.schedule.timezone
 
     # --- starting
 
@@ -467,10 +410,3 @@ class Dispatcher:
     def _fenced(self, statement: str, lease: Lease) -> None:
         self._events.emit("statement_fenced", statement=statement, term=lease.term)
         self._leadership.deposed(lease.term)
-
-
-def _not_run(decision: Decision) -> Decision:
-    """Return what becomes of a tick that the job owed when it was disabled."""
-    if decision.state is not State.WAITING:
-        return decision
-    return replace(decision, kind=Kind.SCHEDULED, state=State.MISSED, reason=Reason.POLICY)

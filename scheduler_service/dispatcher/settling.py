@@ -1,0 +1,112 @@
+"""What is to be written for one job: pure, from what the ledger said about it.
+
+    settled_until          paused_at        paused_until             until
+         |------ policy -------|---- paused ------|------ policy -------|
+
+The ticks are those of the schedule that the ledger holds; the configured one holds from `until` on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from scheduler_service.ledger import JobState, OpenRun, Settlement
+from scheduler_service.model import Decision, JobSpec, Kind, Reason, Run, State
+from scheduler_service.policy import decide, paused, settle_until
+from scheduler_service.schedule import Schedule
+
+
+def written(spec: JobSpec) -> tuple[str, str]:
+    """Return a job's schedule and zone as the ledger holds them."""
+    return spec.schedule.canonical, spec.schedule.timezone
+
+
+def holder_in_doubt(runs: Sequence[OpenRun], me: str, believed_after: datetime) -> OpenRun | None:
+    """Return a running run of another replica that has not signed in since `believed_after`.
+
+    Whether the next tick overlaps with it cannot be said before that replica signs in again or its
+    run is closed as lost.
+    """
+    for one in runs:
+        if one.run.state is not State.RUNNING or one.run.instance_id == me:
+            continue
+        if one.holder_seen_at is None or one.holder_seen_at < believed_after:
+            return one
+    return None
+
+
+def settle_job(
+    spec: JobSpec,
+    state: JobState,
+    past: Schedule,
+    runs: Sequence[OpenRun],
+    now: datetime,
+    *,
+    anew: bool,
+    most: int,
+) -> tuple[Settlement, bool]:
+    """Decide the ticks of `past` that came due up to `now`, at most `most` rows; return whether that is all.
+
+    `runs` are the job's open runs.  `anew`: those that wait and never began are decided anew.
+    """
+    since = state.settled_until
+    until = max(since, settle_until(spec, past, since, now))
+    begun = [one.run for one in runs]
+    waiting: list[Run] = []
+    if anew:
+        # Runs that a former leader decided and that never began are decided anew, lest a stale one starts.
+        waiting = [
+            run for run in begun if run.state is State.WAITING and run.attempt == 0 and run.kind is not Kind.MANUAL
+        ]
+        begun = [run for run in begun if run not in waiting]
+    decisions, resumed = _decide(spec, state, past, until, now, [run.scheduled_at for run in waiting], bool(begun))
+    by_tick = {run.scheduled_at: run.id for run in waiting}
+    withdrawn = tuple(
+        (by_tick[one.scheduled_at], one.reason)
+        for one in decisions
+        if one.scheduled_at in by_tick and one.state is not State.WAITING
+    )
+    new = tuple(one for one in decisions if one.scheduled_at not in by_tick)
+    if not spec.enabled:
+        new = tuple(_not_run(one) for one in new)
+    if len(new) > most:
+        # Only so far: under the stored schedule, and with the pause that may lie beyond.
+        new = new[:most]
+        until = new[-1].until or new[-1].scheduled_at
+        kept = (state.schedule, state.timezone, state.enabled)
+        return Settlement(state, until, *kept, spec.exclusive, new, withdrawn), False
+    return Settlement(state, until, *written(spec), spec.enabled, spec.exclusive, new, withdrawn, resumed), True
+
+
+def _decide(
+    spec: JobSpec,
+    state: JobState,
+    past: Schedule,
+    until: datetime,
+    now: datetime,
+    waiting: Sequence[datetime],
+    busy: bool,
+) -> tuple[list[Decision], bool]:
+    """Return the decisions, and whether the job's pause is over with them."""
+    since = state.settled_until
+    if state.paused_at is None or state.paused_at >= until:
+        return decide(spec, past, since, until, now, waiting=waiting, busy=busy), False
+    decisions: list[Decision] = []
+    pause_from = max(since, state.paused_at)
+    if pause_from > since:
+        decisions = decide(spec, past, since, pause_from, now, waiting=waiting, busy=busy)
+    resumed_at = state.paused_until
+    if resumed_at is None or resumed_at > until:
+        return decisions + paused(spec, past, pause_from, until), False
+    pause_to = max(pause_from, resumed_at)
+    decisions += paused(spec, past, pause_from, pause_to)
+    return decisions + decide(spec, past, pause_to, until, now, busy=busy), True
+
+
+def _not_run(decision: Decision) -> Decision:
+    """Return what becomes of a tick that the job owed when it was disabled."""
+    if decision.state is not State.WAITING:
+        return decision
+    return replace(decision, kind=Kind.SCHEDULED, state=State.MISSED, reason=Reason.POLICY)
