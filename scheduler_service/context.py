@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 
 class Cancelled(BaseException):  # not an error: somebody asked for it
@@ -30,6 +30,23 @@ class Cancelled(BaseException):  # not an error: somebody asked for it
     job, or a retry loop in a library, must not swallow the request to stop and go on.  Clean up in
     `finally`, and let it pass: the run is then recorded as cancelled.
     """
+
+
+class RetryLater(Exception):  # noqa: N818  # a word to the service; `raise RetryLater(60)` reads as what it means
+    """Raised by a job: start this run again in `seconds`, instead of after the wait of its `retry`.
+
+    It counts as a failed start: after `retry.attempts` of them the run has failed.
+    """
+
+    def __init__(self, seconds: float | timedelta, message: str = "") -> None:
+        self.seconds = seconds.total_seconds() if isinstance(seconds, timedelta) else float(seconds)
+        if not 0 <= self.seconds < float("inf"):
+            raise ValueError(f"RetryLater({seconds!r}): a wait is a number of seconds, 0 or more")
+        super().__init__(message or f"to be tried again in {self.seconds:g}s")
+
+
+class GiveUp(Exception):  # noqa: N818  # the same
+    """Raised by a job: this run has failed, and trying again would not help."""
 
 
 class Stopping(threading.Event):

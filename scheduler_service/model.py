@@ -89,6 +89,11 @@ class OnCrash(StrEnum):
     RERUN = "rerun"
 
 
+# Starts of a run with `on_crash: rerun` and no `retry`: a job that takes its replica down with it must not take
+# down one after the other for ever.
+RERUN_STARTS = 10
+
+
 class OnLeadershipLost(StrEnum):
     """What becomes of a run when its replica no longer leads."""
 
@@ -173,7 +178,7 @@ class JobSpec(Discreet):
     catch_up_limit: int = 10
     overlap: Overlap = Overlap.SKIP
     queue_limit: int = 10
-    max_running: int = 1
+    max_running: int | None = None  # see running_limit
     timeout: timedelta | None = None
     kill_after: timedelta = timedelta(seconds=10)
     retry: Retry = Retry()
@@ -189,9 +194,23 @@ class JobSpec(Discreet):
         return schedule.canonical
 
     @property
+    def running_limit(self) -> int | None:
+        """How many runs of this job may go on at once; None for any number."""
+        if self.max_running is not None:
+            return self.max_running
+        return None if self.overlap is Overlap.ALLOW else 1
+
+    @property
     def exclusive(self) -> bool:
         """Whether two runs of this job must never go on at once (I7)."""
-        return self.overlap is not Overlap.ALLOW
+        return self.running_limit == 1
+
+    @property
+    def starts_limit(self) -> int:
+        """How often one run is started at most, whatever becomes of it."""
+        if self.retry.attempts == 1 and self.on_crash is OnCrash.RERUN:
+            return RERUN_STARTS
+        return self.retry.attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +240,7 @@ class Run:
     state: State
     attempt: int = 0  # how often it was started already
     instance_id: str | None = None  # who runs it
+    arguments: str | None = None  # of a triggered run, JSON: a list by position, a map by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +258,7 @@ class Attempt:
     instance_id: str
     started_at: datetime
     sent: float  # boot-clock seconds before the start was sent
+    arguments: str | None = None  # instead of the job's own, as in Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +273,5 @@ class Outcome:
     output: str = ""  # the last `output_limit` bytes, decoded
     truncated: bool = False
     returned: bool = True  # False: a thread that timed out and goes on holds its slot
+    retry_seconds: float | None = None  # start it again so long after it ended; None: it is over for good
+    peak_memory_bytes: int | None = None  # of a process of its own

@@ -63,6 +63,23 @@ def decide(
     return decisions
 
 
+def retry_seconds(spec: JobSpec, attempt: int, state: State, asked: float | None = None) -> float | None:
+    """Return how long to wait before a run is started again whose start number `attempt` ended in `state`.
+
+    None if it is over for good.  `asked` is the wait that the job itself named.
+    """
+    retry = spec.retry
+    if attempt >= retry.attempts or state not in (State.FAILED, State.TIMED_OUT):
+        return None
+    if asked is not None:
+        return asked
+    if ("error" if state is State.FAILED else "timeout") not in retry.on:
+        return None
+    # In floats, which overflow into an error only far beyond any wait: the exponent is cut first.
+    wait = retry.delay.total_seconds() * retry.factor ** min(attempt - 1, 150)
+    return min(wait, retry.max_delay.total_seconds())
+
+
 def paused(spec: JobSpec, schedule: Schedule, after: datetime, until: datetime) -> list[Decision]:
     """Decide the ticks of (after, until], during which the job was paused: one range."""
     first = schedule.after(after)

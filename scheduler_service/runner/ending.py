@@ -15,3 +15,7 @@ class Ending:
     error: str | None = None
     exit_code: int | None = None
     result: str | None = None
+    final: bool = False  # the job gave up: whatever its `retry` says, it is not tried again
+    retry_seconds: float | None = None  # the job asked to be tried again after so long
+    returned: bool = True  # False: its thread goes on
+    peak_memory_bytes: int | None = None

@@ -49,6 +49,7 @@ leader_lease = Table(
     Column("guard_pid", Integer),
     Column("guard_boot", UtcMicroseconds),
     Column("resign_term", BigInteger),
+    Column("resign_by", Text),  # who asked for it
     CheckConstraint("expires_at > created_at", name="leader_lease_expiry"),
     _index("leader_lease_id_term", "id", "term", unique=True),
     Index("leader_lease_expires_at", "expires_at", postgresql_using="brin").ddl_if(dialect="postgresql"),
@@ -97,6 +98,7 @@ job_state = Table(
     Column("paused_by", Text),
     Column("pause_reason", Text),
     PrimaryKeyConstraint("lock_id", "job_id", name="job_state_pkey"),
+    _index("job_state_paused", "lock_id", where="paused_at is not null"),
 )
 
 run = Table(
@@ -114,9 +116,12 @@ run = Table(
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("exclusive", Boolean, nullable=False, server_default=text("false")),
     Column("slot_held", Boolean, nullable=False, server_default=text("false")),
+    Column("max_running", Integer),  # how many runs of the job may go on at once; null: any number
+    Column("slot", Integer),  # which of them this one is, from 0; null where there is no limit
     Column("decided_at", UtcMicroseconds, nullable=False),
     Column("decided_by", Text),
     Column("cancel_requested_at", UtcMicroseconds),
+    Column("cancel_requested_by", Text),
     Column("requested_by", Text),
     Column("request_key", Text),
     Column("arguments", Text),  # JSON
@@ -125,6 +130,7 @@ run = Table(
     ),
     _index("run_request_key", "lock_id", "request_key", unique=True),
     _index("run_slot", "lock_id", "job_id", unique=True, where="slot_held and exclusive"),
+    _index("run_slot_number", "lock_id", "job_id", "slot", unique=True, where="slot_held"),
     _index("run_waiting", "lock_id", "due_at", where="state = 'waiting'"),
     _index("run_open", "lock_id", "job_id", where="state in ('waiting', 'running')"),
     _index("run_slot_held", "lock_id", where="slot_held"),
@@ -148,6 +154,7 @@ run_attempt = Table(
     Column("error", Text),
     Column("exit_code", Integer),
     Column("result", Text),
+    Column("peak_memory_bytes", BigInteger),  # of a process of its own
     _index("run_attempt_run", "run_id", "attempt", unique=True),  # I3: the second line of defence
     _index("run_attempt_running", "instance_id", where="state = 'running'"),
     _index("run_attempt_claim", "claim_id"),
