@@ -22,6 +22,7 @@ from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn, StartsLimi
 from scheduler_service.model import Attempt, Lease
 
 WATCH_SECONDS = 1.0  # how often we look while we run something, or lead and another replica does
+LEAST_SECONDS = 0.05
 PRUNE_SECONDS = 60.0
 PRUNE_ROWS = 500
 RETRY_SECONDS = 1.0
@@ -129,7 +130,8 @@ class Housekeeping:
             self._prune(lease)
         # Soon again while something runs here: somebody may want to cancel it.
         busy = bool(self._workers.registry()) or (lease is not None and watching)
-        return min(WATCH_SECONDS, self._sign_in_seconds) if busy else self._sign_in_seconds
+        seconds = min(WATCH_SECONDS, self._sign_in_seconds) if busy else self._sign_in_seconds
+        return seconds if lease is None else min(seconds, self._next_loss_seconds())
 
     # --- ourselves
 
@@ -183,6 +185,11 @@ class Housekeeping:
                 watched[peer.instance_id] = known if known is not None and same else _Watched(peer.seen_at, now)
         self._watched = watched
         return bool(watched)
+
+    def _next_loss_seconds(self) -> float:
+        """Return how long until the first of the watched replicas counts as gone, if it stays silent."""
+        since = min((watched.since for watched in self._watched.values()), default=float("inf"))
+        return max(LEAST_SECONDS, since + self._lost_after_seconds - self._clock.monotonic())
 
     def _close_lost(self, lease: Lease) -> None:
         now = self._clock.monotonic()
