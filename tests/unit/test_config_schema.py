@@ -95,7 +95,7 @@ def is_of(value: Any, name: str) -> bool:
 
 def test_the_schema_is_plain_json_and_describes_every_setting():
     assert json.loads(json.dumps(SCHEMA)) == SCHEMA
-    assert set(SCHEMA["properties"]) == {"version", *SECTIONS, "defaults", "jobs"}
+    assert set(SCHEMA["properties"]) == {"version", "include", *SECTIONS, "defaults", "jobs"}
     described = [*SCHEMA["properties"].values(), SCHEMA["$defs"]["job"]]
     for part in described:
         assert part["description"]
