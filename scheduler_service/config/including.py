@@ -1,8 +1,8 @@
 """Which further files with jobs there are: `include: [jobs.d/*.yaml]` → paths.
 
 Patterns are relative to the file that they stand in.  `*`, `?` and `[…]` match within one name, and no name
-that begins with a dot: `..data` and the like in the volumes of Kubernetes are not for us.  What cannot be looked
-at is a problem, never an empty answer: a folder that is away for a moment must not take its jobs with it.
+that begins with a dot: `..data` and the like in the volumes of Kubernetes are not for us.  A pattern that matches
+nothing is allowed; what cannot be looked at is a problem, or a disk that fails would look like jobs taken away.
 """
 
 from __future__ import annotations
