@@ -17,12 +17,13 @@ QUEUE_LIMIT = 3
 SLOTS = 2
 STARTS = 3  # of a run that is tried again
 ONE_AT_A_TIME = ("skip", "queue", "replace")
-ALLOWED = {  # what may become of a tick
-    "skip": {"succeeded", "skipped overlap", "lost", "cancelled"},
+# What may become of a tick.  Ticks that come due while a silent replica is waited for are decided together.
+ALLOWED = {
+    "skip": {"succeeded", "skipped overlap", "missed coalesced", "lost", "cancelled"},
     "queue": {"succeeded", "skipped queue_limit", "lost", "waiting queued", "cancelled"},
     "replace": {"succeeded", "cancelled", "missed coalesced", "lost", "waiting queued"},
-    "slots": {"succeeded", "skipped overlap", "lost", "cancelled"},
-    "again": {"failed", "skipped overlap", "lost", "waiting retry", "waiting rerun", "cancelled"},
+    "slots": {"succeeded", "skipped overlap", "missed coalesced", "lost", "cancelled"},
+    "again": {"failed", "skipped overlap", "missed coalesced", "lost", "waiting retry", "waiting rerun", "cancelled"},
 }
 
 
