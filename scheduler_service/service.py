@@ -3,6 +3,7 @@
     start   database -> tables -> results, workers -> housekeeping (signs in) -> dispatcher, scheduler -> elector
     elected dispatcher.lead, timetable.arm
     lost    dispatcher.retire, timetable.disarm
+    reload  timetable.rearm, dispatcher.configure, housekeeping.configure
     drain   lease given back -> running jobs finish -> results written -> signed out -> everything stopped
 
 It runs on the main thread, waits for one message at a time, and neither queries nor runs a job.
@@ -32,7 +33,8 @@ from scheduler_service.elector import Elected, Elector, Lost
 from scheduler_service.events import Event, Events
 from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Replica, open_ledger
-from scheduler_service.model import Lease
+from scheduler_service.model import Lease, OnLeadershipLost
+from scheduler_service.reloading import Reloaded, Reloader, listed
 from scheduler_service.results import Results
 from scheduler_service.runner import Runner
 from scheduler_service.timetable import Timetable
@@ -45,6 +47,9 @@ CUT_SECONDS = 1.0  # after `kill_after`, for what was cut off to end and be writ
 CONNECT_RETRY_SECONDS = 0.5
 
 OK, CUT_OFF, OURS = 0, 1, 70
+
+# How a term ends that was taken from us; those that we give back end otherwise.
+FORFEITS = ("deposed", "fenced", "trust_lapsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Service:
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
         self._draining = False
+        self._forfeited: set[int] = set()  # terms that were taken from us, while runs of theirs may go on
         election, history = config.election, config.history
         self._database = Database(
             config.database.url.get_secret_value(),
@@ -150,6 +156,7 @@ class Service:
             keep_runs=history.keep_runs,
             job_ids=tuple(spec.id for spec in config.jobs),
         )
+        self._reloader = Reloader(config, announce=self._inbox.put, events=self._events, clock=self._clock)
 
     def run(self) -> int:
         """Run until a signal or a crash; return the exit code.
@@ -179,7 +186,11 @@ class Service:
                 hurry.daemon = True
                 hurry.start()
 
-        return {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        def reload(_: int, __: FrameType | None) -> None:
+            self._reloader.request()
+
+        handlers = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGHUP: reload}
+        return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def _prepare_database(self) -> datetime | None:
         """Wait for the database and its tables; return its time, or None when a signal came first."""
@@ -210,6 +221,7 @@ class Service:
         self._thread("housekeeping", self._housekeeping.run)
         self._thread("dispatcher", self._dispatcher.run)
         self._thread("scheduler", self._timetable.run)
+        self._thread("reloader", self._reloader.run)
         self._workers.on_free = self._dispatcher.wake
         self._elector.start()
         upcoming = [
@@ -255,12 +267,18 @@ class Service:
                 self._lead(message.lease)
             elif isinstance(message, Lost):
                 self._stand_by(message.lease.term)
+                if message.reason in FORFEITS:
+                    self._forfeited.add(message.lease.term)
+            elif isinstance(message, Reloaded):
+                self._reload(message)
             elif isinstance(message, _Drifted) and self._lease is not None:
                 self._timetable.arm(self._config.jobs, self._lease.term)
             elif isinstance(message, _Signalled):
                 return self._drain(message.number)
             elif isinstance(message, _Crashed) or not self._alive():
                 return self._fail()
+            if self._forfeited:
+                self._stop_forfeited()
 
     def _message(self, seconds: float) -> Any:
         try:
@@ -282,6 +300,29 @@ class Service:
         self._dispatcher.retire(term)
         self._timetable.disarm(term)
 
+    def _stop_forfeited(self) -> None:
+        """Stop the runs of terms that were taken from us, where their jobs ask for it."""
+        # Asked first: what is on its way to a worker now is among the running ones only later.
+        coming = self._dispatcher.open_claims()
+        running = self._workers.registry()
+        for attempt_id, attempt in running.items():
+            spec = self._workers.spec_of(attempt_id)
+            if attempt.term in self._forfeited and spec and spec.on_leadership_lost is OnLeadershipLost.CANCEL:
+                self._workers.stop_run(attempt_id, "leadership was lost")
+        if not coming:
+            self._forfeited &= {attempt.term for attempt in running.values()}
+
+    def _reload(self, reloaded: Reloaded) -> None:
+        """Use another configuration from now on.  What runs is not disturbed."""
+        former, self._config = self._config, reloaded.config
+        self._dispatcher.configure(reloaded.config.jobs)
+        if self._lease is not None:  # else the timers are set when we are elected
+            self._timetable.rearm(former.jobs, reloaded.config.jobs)
+        self._housekeeping.configure(reloaded.config.hash, tuple(spec.id for spec in reloaded.config.jobs))
+        news = {"added": reloaded.added, "removed": reloaded.removed, "changed": reloaded.changed}
+        told = {name: listed(jobs) for name, jobs in news.items() if jobs}
+        self._events.emit("config_reloaded", hash=reloaded.config.hash, **told)
+
     def _alive(self) -> bool:
         return all(thread.is_alive() for thread in self._threads.values())
 
@@ -291,6 +332,7 @@ class Service:
         grace_seconds = self._config.service.shutdown_grace.total_seconds()
         deadline = self._clock.monotonic() + grace_seconds
         self._draining = True
+        self._reloader.stop()
         self._events.emit(
             "service_draining",
             signal=signal.Signals(number).name,
@@ -324,8 +366,8 @@ class Service:
             self._workers.stop_run(attempt_id, "the replica is stopping")
         longest = 0.0
         if not hurried:
-            specs = {spec.id: spec for spec in self._config.jobs}
-            longest = max((specs[one.job_id].kill_after.total_seconds() for one in running.values()), default=0.0)
+            specs = [spec for attempt_id in running if (spec := self._workers.spec_of(attempt_id)) is not None]
+            longest = max((spec.kill_after.total_seconds() for spec in specs), default=0.0)
         self._finish_runs(self._clock.monotonic() + longest + CUT_SECONDS)
         return CUT_OFF
 
@@ -340,6 +382,7 @@ class Service:
         self._dispatcher.stop()
         self._housekeeping.stop()
         self._timetable.stop()
+        self._reloader.stop()  # and not waited for: the code of a module that it loads may take for ever
         deadline = self._clock.monotonic() + STOP_SECONDS
         for name in ("dispatcher", "housekeeping", "scheduler"):
             self._threads[name].join(max(0.0, deadline - self._clock.monotonic()))

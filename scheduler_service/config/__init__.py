@@ -14,7 +14,7 @@ What is promised:
 - Reading loads no job.  `check_callables` does, because that runs people's code.
 """
 
-from scheduler_service.config.configuration import Config, check_callables, load
+from scheduler_service.config.configuration import Config, check_callables, load, restart_needed
 from scheduler_service.config.json_schema import json_schema
 from scheduler_service.config.problems import ConfigError, Problem, format_problems
 from scheduler_service.config.settings import Database, Election, History, Http, Logging, Service, Workers
@@ -35,5 +35,6 @@ __all__ = [
     "format_problems",
     "json_schema",
     "load",
+    "restart_needed",
     "starter_files",
 ]

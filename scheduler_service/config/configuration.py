@@ -43,6 +43,7 @@ from scheduler_service.model import Discreet, JobSpec
 
 VERSION = 1
 TOP = ("version", *SECTIONS, "defaults", "jobs")
+LIVE = ("service.timezone", "service.shutdown_grace")  # beside jobs and defaults: taken without a restart
 
 
 class Config(Discreet):
@@ -60,6 +61,8 @@ class Config(Discreet):
     path: Path
     file: str  # what messages call the file
     warnings: tuple[Problem, ...] = ()
+    include: tuple[str, ...] = ()  # absolute patterns of other files with jobs
+    files: tuple[Path, ...] = ()  # everything that was read
     places: Mapping[str, Position] = Field({}, exclude=True, repr=False)  # of what check_callables looks at
 
 
@@ -96,6 +99,17 @@ def check_callables(config: Config) -> tuple[Problem, ...]:
             for problem in callables.argument_problems(function, job.args, job.kwargs):
                 report.add(*_place(config, path, problem.key, problem.name), _told(config, job, problem.message))
     return report.problems
+
+
+def restart_needed(old: Config, new: Config) -> tuple[str, ...]:
+    """Return the settings that differ and that a running service cannot take, as in `workers.threads`."""
+    return tuple(
+        f"{section}.{field.alias or name}"
+        for section, model in SECTIONS.items()
+        for name, field in model.model_fields.items()
+        if name != "hidden" and f"{section}.{name}" not in LIVE
+        if getattr(getattr(old, section), name) != getattr(getattr(new, section), name)
+    )
 
 
 def _place(config: Config, path: str, key: str, name: str | None) -> tuple[Position, str]:

@@ -73,7 +73,7 @@ class _Due:
 
 
 class Dispatcher:
-    """Settle and start while we lead.  `lead`, `retire`, `due` and `wake` may be called by any thread."""
+    """Settle and start while we lead.  `lead`, `retire`, `configure`, `due` and `wake` may be called by any thread."""
 
     def __init__(
         self,
@@ -93,6 +93,7 @@ class Dispatcher:
         self._clock = clock
         self._specs: Mapping[str, JobSpec] = {spec.id: spec for spec in specs}
         self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
+        self._configured: Mapping[str, JobSpec] | None = None  # to be adopted at the next step
         self._changed = threading.Condition()
         self._lease: Lease | None = None  # the term that we were told to lead
         self._due: dict[str, _Due] = {}
@@ -100,13 +101,15 @@ class Dispatcher:
         self._signalled = False
         # From here on only the dispatcher's thread writes.
         self._term = 0  # the term whose job states we hold
+        self._adopted = True  # they are those of our jobs
         self._states: dict[str, JobState] = {}
         self._fresh: set[str] = set()  # jobs not wholly settled yet in this term
         self._partial: set[str] = set()  # jobs of which only some ticks are being settled
         self._swept = False  # all jobs were made due in this term
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
         self._polled_at = self._settled_all_at = 0.0
-        self._claims: dict[str, tuple[tuple[Run, ...], float]] = {}  # sent, and not answered or not handed over
+        # Sent, and not answered or not handed over; with the jobs as they were then.
+        self._claims: dict[str, tuple[tuple[Run, ...], float, Mapping[str, JobSpec]]] = {}
         self._outage = Outage(events, "dispatcher", clock)
 
     # --- from other threads
@@ -116,6 +119,13 @@ class Dispatcher:
         with self._changed:
             self._lease = lease
             self._due = {}
+            self._changed.notify()
+
+    def configure(self, specs: Iterable[JobSpec]) -> None:
+        """Take a new set of jobs; it holds from the next step on."""
+        with self._changed:
+            self._configured = {spec.id: spec for spec in specs}
+            self._signalled = True
             self._changed.notify()
 
     def retire(self, term: int) -> None:
@@ -176,11 +186,12 @@ class Dispatcher:
 
     def _act(self) -> float:
         self._answer_claims()
+        self._take_jobs()
         lease = self._current()
         if lease is None:
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
             return IDLE_SECONDS if self._lease is None else SUSPECT_SECONDS
-        if lease.term != self._term and not self._adopt(lease):
+        if (lease.term != self._term or not self._adopted) and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
         if now - self._settled_all_at >= SETTLE_ALL_SECONDS:
@@ -201,6 +212,14 @@ class Dispatcher:
             self._polled_at = now
             self._start(lease)
         return self._pause()
+
+    def _take_jobs(self) -> None:
+        with self._changed:
+            specs, self._configured = self._configured, None
+        if specs is not None:
+            self._specs = specs
+            self._states = {job_id: state for job_id, state in self._states.items() if job_id in specs}
+            self._adopted = False
 
     def _current(self) -> Lease | None:
         told, lease = self._lease, self._leadership.current()
@@ -232,7 +251,7 @@ class Dispatcher:
             self._fenced("adopt", lease)
             return False
         elected = lease.term != self._term
-        self._term = lease.term
+        self._term, self._adopted = lease.term, True
         self._states = {
             state.job_id: state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled
         }
@@ -389,20 +408,20 @@ class Dispatcher:
             return
         claim_id, sent = uuid.uuid4().hex, self._clock.monotonic()
         # Known before it is sent: if the reply is lost we ask for what carries the claim.
-        self._claims = {**self._claims, claim_id: (runs, sent)}
+        self._claims = {**self._claims, claim_id: (runs, sent, self._specs)}
         attempts = self._ledger.start(lease, claim_id, [(run, self._specs[run.job_id].exclusive) for run in runs], sent)
         if attempts is None:
             self._fenced("start", lease)
-        self._hand_over(claim_id, attempts or [])
+        self._hand_over(claim_id, attempts or [], self._specs)
 
     def _answer_claims(self) -> None:
-        for claim_id, (runs, sent) in tuple(self._claims.items()):
+        for claim_id, (runs, sent, specs) in tuple(self._claims.items()):
             # What was started is run, drain or not, leader or not: its attempt is open under our name.
-            self._hand_over(claim_id, self._ledger.claimed(claim_id, runs, sent))
+            self._hand_over(claim_id, self._ledger.claimed(claim_id, runs, sent), specs)
 
-    def _hand_over(self, claim_id: str, attempts: list[Attempt]) -> None:
+    def _hand_over(self, claim_id: str, attempts: list[Attempt], specs: Mapping[str, JobSpec]) -> None:
         for attempt in attempts:
-            self._workers.submit(attempt, self._specs[attempt.job_id])
+            self._workers.submit(attempt, specs[attempt.job_id])
         self._claims = {known: value for known, value in self._claims.items() if known != claim_id}
 
     # --- what went wrong
