@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -44,10 +45,18 @@ def format_problems(problems: Iterable[Problem]) -> str:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used.  Its text is one line for each of `problems`, in order of position."""
+    """The configuration cannot be used.  Its text is one line for each of `problems`, in order of position.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `files` and `include` are those of the configuration as far as it could be read: where a mistake may be
+    put right.
+    """
+
+    def __init__(
+        self, problems: Iterable[Problem], *, files: tuple[Path, ...] = (), include: tuple[str, ...] = ()
+    ) -> None:
         self.problems = tuple(problems)
+        self.files = files
+        self.include = include
         super().__init__(format_problems(self.problems))
 
 

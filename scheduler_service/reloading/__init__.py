@@ -99,7 +99,7 @@ class Reloader:
         self._stopping = False
         self._modules = Modules(events)
         self._modules.note()
-        self._paths = _paths(config)
+        self._paths = _paths(config.path, config.files)
         self._patterns = config.include
         self._judged: Contents | None = None  # in which the answer below was found
         self._rejected: str | None = None  # what is wrong with the newest edit
@@ -188,11 +188,11 @@ class Reloader:
         try:
             config = load(self._config.path, self._environ)
         except ConfigError as error:
-            self._paths |= {self._config.path.parent / problem.file for problem in error.problems}
+            self._paths, self._patterns = _paths(self._config.path, error.files), error.include
             return None, str(error)
         except Exception as error:  # a mistake of ours must not end replicas that do their work
             return None, f"{self._config.file}: cannot be read: {type(error).__name__}: {error}"
-        self._paths, self._patterns = _paths(config), config.include
+        self._paths, self._patterns = _paths(config.path, config.files), config.include
         return config, ""
 
     def _in_force(self, config: Config) -> Config:
@@ -281,8 +281,8 @@ def _means(config: Config) -> object:
     return config.jobs, config.service, config.hash
 
 
-def _paths(config: Config) -> frozenset[Path]:
-    return frozenset((config.path, *config.files))
+def _paths(main: Path, others: Iterable[Path]) -> frozenset[Path]:
+    return frozenset((main, *others))
 
 
 def _module_files(config: Config, news: Reloaded) -> Iterable[Path]:
