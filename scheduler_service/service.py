@@ -31,9 +31,10 @@ from scheduler_service.database import Database, StoreRefused, StoreUnavailable
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.elector import Elected, Elector, Lost
 from scheduler_service.events import Event, Events
+from scheduler_service.forfeits import Forfeits
 from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Replica, open_ledger
-from scheduler_service.model import Lease, OnLeadershipLost
+from scheduler_service.model import Lease
 from scheduler_service.reloading import Reloaded, Reloader, listed
 from scheduler_service.results import Results
 from scheduler_service.runner import Runner
@@ -47,9 +48,6 @@ CUT_SECONDS = 1.0  # after `kill_after`, for what was cut off to end and be writ
 CONNECT_RETRY_SECONDS = 0.5
 
 OK, CUT_OFF, OURS = 0, 1, 70
-
-# How a term ends that was taken from us; those that we give back end otherwise.
-FORFEITS = ("deposed", "fenced", "trust_lapsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,6 @@ class Service:
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
         self._draining = False
-        self._forfeited: set[int] = set()  # terms that were taken from us, while runs of theirs may go on
         election, history = config.election, config.history
         self._database = Database(
             config.database.url.get_secret_value(),
@@ -156,6 +153,7 @@ class Service:
             keep_runs=history.keep_runs,
             job_ids=tuple(spec.id for spec in config.jobs),
         )
+        self._forfeits = Forfeits(self._workers, self._dispatcher.open_claims)
         self._reloader = Reloader(config, announce=self._inbox.put, events=self._events, clock=self._clock)
 
     def run(self) -> int:
@@ -267,8 +265,7 @@ class Service:
                 self._lead(message.lease)
             elif isinstance(message, Lost):
                 self._stand_by(message.lease.term)
-                if message.reason in FORFEITS:
-                    self._forfeited.add(message.lease.term)
+                self._forfeits.lost(message.lease.term, message.reason)
             elif isinstance(message, Reloaded):
                 self._reload(message)
             elif isinstance(message, _Drifted) and self._lease is not None:
@@ -277,8 +274,7 @@ class Service:
                 return self._drain(message.number)
             elif isinstance(message, _Crashed) or not self._alive():
                 return self._fail()
-            if self._forfeited:
-                self._stop_forfeited()
+            self._forfeits.step()
 
     def _message(self, seconds: float) -> Any:
         try:
@@ -299,18 +295,6 @@ class Service:
         self._lease = None
         self._dispatcher.retire(term)
         self._timetable.disarm(term)
-
-    def _stop_forfeited(self) -> None:
-        """Stop the runs of terms that were taken from us, where their jobs ask for it."""
-        # Asked first: what is on its way to a worker now is among the running ones only later.
-        coming = self._dispatcher.open_claims()
-        running = self._workers.registry()
-        for attempt_id, attempt in running.items():
-            spec = self._workers.spec_of(attempt_id)
-            if attempt.term in self._forfeited and spec and spec.on_leadership_lost is OnLeadershipLost.CANCEL:
-                self._workers.stop_run(attempt_id, "leadership was lost")
-        if not coming:
-            self._forfeited &= {attempt.term for attempt in running.values()}
 
     def _reload(self, reloaded: Reloaded) -> None:
         """Use another configuration from now on.  What runs is not disturbed."""

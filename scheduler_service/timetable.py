@@ -30,6 +30,8 @@ from scheduler_service.schedule import Schedule, due_at
 LONGEST_SLEEP_SECONDS = 1.0
 NO_LEASE_SECONDS = 0.1  # how soon the loop looks again while our lease is suspect
 DRIFT_SECONDS = 0.1  # a change of the clocks' difference beyond this arms anew
+OVERLAP = timedelta(seconds=1)  # how far back timers that are set anew reach: rather twice than never
+LONG_AGO = datetime.min.replace(tzinfo=UTC)  # due, but not at a moment of its own
 MANY = 10**6
 
 logging.getLogger("apscheduler").setLevel(logging.ERROR)  # its view of what it was not asked to decide
@@ -163,7 +165,8 @@ class Timetable:
     def rearm(self, before: Iterable[JobSpec], after: Iterable[JobSpec]) -> None:
         """Set anew the timers of jobs whose ticks are others than `before`; those of the others go on.
 
-        The jobs are told to be due at once: what came due under the former timers is settled now.
+        The jobs are told to be due as well, behind those whose timers go off: what came due under the former timers
+        is settled.
         """
         after = tuple(after)
         old, new = _timings(before), _timings(after)
@@ -172,7 +175,7 @@ class Timetable:
             offset = self._armed
             if not changed or offset is None:  # unarmed, all timers are about to be set
                 return
-            since = datetime.now(UTC)
+            since = datetime.now(UTC) - OVERLAP
             self._loop.setting_many = True
             for job_id in changed & old.keys():
                 with contextlib.suppress(JobLookupError):  # its last tick has gone off
@@ -184,7 +187,7 @@ class Timetable:
             self._loop.wakeup()
         for spec in after:
             if spec.id in changed:
-                self._hand.due(spec.id, since + offset)
+                self._hand.due(spec.id, LONG_AGO)
 
     def disarm(self, term: int) -> None:
         """Take all timers off.  No barrier: what has gone off already is refused by the fence."""
