@@ -113,7 +113,7 @@ class Reloader:
         self._owed = False  # an answer to a request
         self._restart: tuple[str, ...] = ()  # settings that were told to need one
         # Once read, a pipe is empty: there is nothing to watch.
-        self._is_file = config.path.is_file() or not config.path.exists()
+        self._is_file = config.path.is_file()
 
     # --- from other threads
 
@@ -248,13 +248,11 @@ class Reloader:
     def _check(self, config: Config, news: Reloaded, *, moved: bool) -> str:
         """Return what is wrong with the functions of new and changed jobs; the others run already."""
         changed = self._modules.changed()
-        specs = [spec for spec in config.jobs if spec.id in {*news.added, *news.changed}]
-        old = [spec for spec in specs if module_of(spec) in changed]
-        problems: list[Problem] = []
-        problems += _checked(config, [spec for spec in specs if spec not in old])
-        for spec in old:
+        specs = _concerned(config, news)
+        problems = [*_checked(config, [spec for spec in specs if module_of(spec) not in changed])]
+        for spec in specs:
             # Of a module that has changed since it was loaded, only threads use what was loaded.
-            if spec.isolation is Isolation.THREAD:
+            if module_of(spec) in changed and spec.isolation is Isolation.THREAD:
                 hint = OLD_MODULE.format(module=module_of(spec))
                 problems += [replace(one, message=one.message + hint) for one in _checked(config, [spec])]
         self._modules.note()
@@ -291,6 +289,12 @@ def _differences(former: Config, config: Config) -> Reloaded:
     )
 
 
+def _concerned(config: Config, news: Reloaded) -> list[JobSpec]:
+    """Return the jobs that are new or changed."""
+    concerned = {*news.added, *news.changed}
+    return [spec for spec in config.jobs if spec.id in concerned]
+
+
 def _means(config: Config) -> object:
     """Return what of a configuration can change while the service runs; not where in the files it stands."""
     return config.jobs, config.service, config.hash
@@ -302,8 +306,8 @@ def _paths(main: Path, others: Iterable[Path]) -> frozenset[Path]:
 
 def _module_files(config: Config, news: Reloaded) -> Iterable[Path]:
     """Return the files in which the functions of new and changed jobs may be."""
-    for spec in config.jobs:
-        if spec.run is not None and spec.id in {*news.added, *news.changed}:
+    for spec in _concerned(config, news):
+        if spec.run is not None:
             path = config.service.jobs_folder.joinpath(*spec.run.partition(":")[0].split("."))
             yield path.with_name(f"{path.name}.py")
             yield path / "__init__.py"

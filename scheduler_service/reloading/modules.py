@@ -64,8 +64,7 @@ class Modules:
     def _find(self) -> Mapping[str, tuple[_Loaded, bytes | None]]:
         files = {}
         for name, module in sys.modules.copy().items():
-            file = getattr(module, "__file__", None)
-            if name.partition(".")[0] == PACKAGE and isinstance(file, str):
+            if name.partition(".")[0] == PACKAGE and isinstance(file := getattr(module, "__file__", None), str):
                 files[name] = (module, Path(file))
         found = look(path for _, path in files.values())
         self._known = {name: one for name, one in self._known.items() if name in files}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -559,3 +560,64 @@ def test_something_that_is_no_file_is_not_watched(world: World) -> None:
     assert world.names() == []
     reloader.step(asked=True)
     assert world.names() == ["config_rejected"]
+
+
+def test_a_changed_module_of_processes_alone_is_used_without_a_word(world: World) -> None:
+    from scheduler_service.callables import find
+
+    world.module("def main(): ...")
+    world.write("job: {run: 'work:main', every: 1s, isolation: process}")
+    find("work:main", world.folder / "jobs")
+    reloader = world.start()
+    world.module("def other(folder): ...")
+    world.settle(reloader, 5)
+    world.write("job: {run: 'work:other', every: 1s, isolation: process, kwargs: {folder: /tmp}}")
+    world.settle(reloader)
+    assert world.names() == []
+    assert world.taken[-1].changed == ("job",)
+
+
+def test_a_request_that_meets_a_file_being_written_is_answered_when_it_rests(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write(HELLO)
+    reloader = world.start()
+
+    def writing(path: Path, environ: dict[str, str]) -> object:
+        config = load(path, environ)
+        world.exchange(HELLO)
+        return config
+
+    with monkeypatch.context() as patched:
+        patched.setattr("scheduler_service.reloading.load", writing)
+        assert reloader.step(asked=True) == SETTLE_SECONDS
+    assert world.names() == []
+    reloader.step()
+    assert world.names() == ["config_unchanged"]
+
+
+def test_reading_leaves_no_trace_in_how_threads_take_turns(world: World) -> None:
+    before = sys.getswitchinterval()
+    world.write(HELLO)
+    reloader = world.start()
+    reloader.step(asked=True)
+    world.write(WRONG)
+    reloader.step(asked=True)
+    assert sys.getswitchinterval() == before
+
+
+def test_the_thread_ends_when_it_is_told_to_and_answers_two_requests_at_once_with_one_word(world: World) -> None:
+    world.write(HELLO)
+    reloader = world.start()
+    answered = threading.Event()
+    reloader._events.subscribe(lambda _: answered.set())
+    reloader.request()
+    reloader.request()
+    thread = threading.Thread(target=reloader.run)
+    thread.start()
+    assert answered.wait(30)
+    reloader.request()
+    reloader.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert world.names() == ["config_unchanged"]
