@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -49,7 +49,7 @@ class _Watched:
 
 
 class Housekeeping:
-    """Sign in, find what was lost, prune.  `wake` may be called by any thread."""
+    """Sign in, find what was lost, prune.  `wake` and `configure` may be called by any thread."""
 
     def __init__(
         self,
@@ -93,6 +93,12 @@ class Housekeeping:
 
     def wake(self) -> None:
         """Look now: leadership changed."""
+        self._woken.set()
+
+    def configure(self, config_hash: str, job_ids: Sequence[str]) -> None:
+        """Sign in with this configuration from now on."""
+        self._replica = replace(self._replica, config_hash=config_hash)
+        self._job_ids = job_ids[:SAMPLE_JOBS]
         self._woken.set()
 
     def stop(self) -> None:
@@ -171,6 +177,8 @@ class Housekeeping:
             # No leader ever knew one of our jobs: two services seem to share a lock id.
             others = ", ".join(sorted(drifting))
             self._events.emit("lock_id_shared", others=others, job_count=len(self._job_ids))
+        if self._drifting and not drifting:
+            self._events.emit("drift_ended", hash=self._replica.config_hash)
         self._drifting = {name: value for name, value in drifting.items() if value is not None}
 
     # --- the others
