@@ -33,6 +33,7 @@ from scheduler_service.config import (
     Config,
     ConfigError,
     Problem,
+    callable_warnings,
     check_callables,
     format_problems,
     load,
@@ -227,8 +228,8 @@ class Reloader:
         rejected, self._rejected = self._rejected, None
         told_restart, self._restart = self._restart, restart
         former, self._config = self._config, config
-        known = {(one.path, one.message) for one in former.warnings}
-        for warning in config.warnings:
+        known = {(one.path, one.message) for one in _warnings(former)}
+        for warning in _warnings(config):
             if (warning.path, warning.message) not in known:
                 self._events.emit("config_warning", message=str(warning))
         if _means(former) != _means(config):
@@ -277,6 +278,10 @@ def _checked(config: Config, specs: Iterable[JobSpec]) -> tuple[Problem, ...]:
         return check_callables(config.model_copy(update={"jobs": tuple(specs)}))
     except Exception as error:  # as in `_load`
         return (Problem(config.file, 0, 0, "", f"cannot be checked: {type(error).__name__}: {error}"),)
+
+
+def _warnings(config: Config) -> tuple[Problem, ...]:
+    return (*config.warnings, *callable_warnings(config))
 
 
 def _differences(former: Config, config: Config) -> Reloaded:
