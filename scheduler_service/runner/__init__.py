@@ -11,6 +11,7 @@ all outcomes.  Durations are counted on the boot clock.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from scheduler_service.runner.callable import Call, error_text, run_callable
 from scheduler_service.runner.command import run_command
 from scheduler_service.runner.ending import Ending
 from scheduler_service.runner.output import Output
-from scheduler_service.runner.process import Template, run_process
+from scheduler_service.runner.process import ProcessError, Template, run_process
 from scheduler_service.runner.thread import LimitedThread
 
 __all__ = ["Runner", "needs_process"]
@@ -70,7 +71,8 @@ class Runner:
 
         Nothing is waited for; what goes wrong is told by the first run that needs it.
         """
-        self._template.prepare()
+        with contextlib.suppress(ProcessError):
+            self._template.prepare()
 
     def close(self) -> None:
         """Give back what child processes are started from.  No run may begin any more."""
@@ -112,10 +114,10 @@ class Runner:
                         thread = LimitedThread(call, spec, run, spec.timeout.total_seconds(), self._clock)
                     outputs.install()
                     ending = contextvars.copy_context().run(_call, call, run, output, thread)
-        except ArgumentsError as error:
-            ending = Ending(State.FAILED, str(error))
-        except BaseException as error:  # our own mistake; the run still has an end
-            ending = Ending(State.FAILED, error_text(error, whole=True))
+        except ArgumentsError as problem:
+            ending = Ending(State.FAILED, str(problem))
+        except BaseException as mistake:  # our own; the run still has an end
+            ending = Ending(State.FAILED, error_text(mistake, whole=True))
         text, truncated = output.close() if ending.returned else output.so_far()
         retry_seconds, error = _tried_again(ending, attempt, spec)
         outcome = Outcome(

@@ -9,11 +9,12 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0)
+    if _libc is not None:
+        _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0)
 
 
 def die_with_parent() -> None:

@@ -194,7 +194,9 @@ class Template:
         with self._lock:
             process.kill()  # it has died, or is stuck
             code = process.wait()
-            how = f"the template process was killed by {signal_name(-code)}" if code < 0 else "the template process ended"
+            how = (
+                f"the template process was killed by {signal_name(-code)}" if code < 0 else "the template process ended"
+            )
             said = _last_words(process)
             if self._process is process:
                 self._bury(process)

@@ -24,8 +24,8 @@ from scheduler_service.runner.group import LOOK_SECONDS, bury, signal_group
 _DEAF_TO = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # the end of the channel is what it listens to
 
 
-def supervise(channel: Channel, output: int, replica: int | None) -> int:
-    """Run what the channel asks for.  Returns in the child only: its exit code.
+def supervise(channel: Channel, output: int, replica: int | None) -> NoReturn:
+    """Run what the channel asks for, and end.
 
     `output` is the child's stdout and stderr; `replica` becomes readable when the replica has ended.
     """
@@ -46,7 +46,7 @@ def supervise(channel: Channel, output: int, replica: int | None) -> int:
     if process_id == 0:
         if replica is not None:
             os.close(replica)
-        return child.run(request[1], board, channel, output, supervisor)
+        child.run(request[1], board, channel, output, supervisor)
     os.close(output)
     _watch(process_id, channel, board, replica)
 

@@ -15,7 +15,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 
 from scheduler_service.runner import kernel
 from scheduler_service.runner.channel import Channel
@@ -31,7 +30,7 @@ REQUEST = b"\n"  # comes with two descriptors: the channel's other end, and the 
 
 
 def main(descriptor: int, replica_id: int) -> int:
-    """Fork a supervisor for each request, until the replica is gone.  Returns in children too."""
+    """Fork a supervisor for each request, until the replica is gone; return the exit code."""
     requests = socket.socket(fileno=descriptor)
     replica = kernel.watch(replica_id)
     if os.getppid() != replica_id:
@@ -52,6 +51,6 @@ def main(descriptor: int, replica_id: int) -> int:
         if os.fork() == 0:
             requests.close()
             os.dup2(1, 2)  # to nowhere: whoever reads our stderr asks what ended us
-            return supervise(Channel(socket.socket(fileno=channel)), output, replica)
+            supervise(Channel(socket.socket(fileno=channel)), output, replica)
         os.close(channel)
         os.close(output)
