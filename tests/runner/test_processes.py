@@ -135,6 +135,16 @@ def test_packages_are_found_where_the_replica_finds_them(bench: Bench, tmp_path:
     assert bench.run(run="treasure.chest:open_it", isolation=Isolation.PROCESS).result == "'gold'"
 
 
+def test_a_file_in_the_working_directory_shadows_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    bench = Bench(tmp_path)
+    try:
+        assert own(bench, "import json\ndef main(): return json.dumps([3])").result == "'[3]'"
+    finally:
+        bench.runner.close()
+
+
 def test_log_records_are_kept_as_those_of_threads_are(bench: Bench, caplog: pytest.LogCaptureFixture):
     source = """
     import logging
