@@ -37,7 +37,7 @@ from scheduler_service.ledger import Replica, open_ledger
 from scheduler_service.model import Lease
 from scheduler_service.reloading import Reloaded, Reloader, listed
 from scheduler_service.results import Results
-from scheduler_service.runner import Runner
+from scheduler_service.runner import Runner, needs_process
 from scheduler_service.timetable import Timetable
 from scheduler_service.workers import Workers
 
@@ -104,7 +104,7 @@ class Service:
         lost_after_seconds = election.lost_after.total_seconds()
         self._ledger = ledger
         self._results = Results(ledger.finish, events=self._events, clock=self._clock, on_crash=self._crash)
-        runner = Runner(
+        self._runner = Runner(
             jobs_folder=config.service.jobs_folder,
             output_limit=history.output_limit,
             events=self._events,
@@ -113,8 +113,9 @@ class Service:
         )
         self._workers = Workers(
             config.workers.threads,
-            runner.run,
+            self._runner.run,
             self._results,
+            processes=config.workers.processes,
             still_open=self._still_open,
             begin_within_seconds=lost_after_seconds / 2,
             on_crash=self._crash,
@@ -122,6 +123,7 @@ class Service:
             events=self._events,
             clock=self._clock,
         )
+        self._runner.on_returned = self._workers.returned
         self._dispatcher = Dispatcher(
             ledger=ledger,
             leadership=self._elector,
@@ -175,6 +177,7 @@ class Service:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+            self._runner.close()
             self._database.dispose()
 
     # --- start
@@ -219,6 +222,8 @@ class Service:
 
     def _start(self, now: datetime) -> None:
         self._results.start()
+        if any(needs_process(spec) for spec in self._config.jobs):
+            self._runner.prepare()
         self._thread("housekeeping", self._housekeeping.run)
         self._thread("dispatcher", self._dispatcher.run)
         self._thread("scheduler", self._timetable.run)
