@@ -27,6 +27,7 @@ from typing import Any
 from scheduler_service import __version__, tables
 from scheduler_service.clock import BootClock, Clock
 from scheduler_service.config import Config
+from scheduler_service.context import DatabaseAddress
 from scheduler_service.database import Database, StoreRefused, StoreUnavailable
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.elector import Elected, Elector, Lost
@@ -110,6 +111,7 @@ class Service:
             events=self._events,
             clock=self._clock,
             instance_id=self._elector.instance_id,
+            database=DatabaseAddress(config.database.url.get_secret_value(), config.database.schema_),
         )
         self._workers = Workers(
             config.workers.threads,

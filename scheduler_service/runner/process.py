@@ -76,6 +76,7 @@ def request_for(call: Call, spec: JobSpec, run: RunContext, folder: Path) -> Req
         folder=spec.working_directory or folder,
         variables=environment(spec, run, {}),
         log_level=logging.getLogger().level,
+        database=run.database,
     )
 
 
