@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from scheduler_service.leases import Resignation, open_store
 from scheduler_service.ledger import Finished
 from scheduler_service.ledger.requests import (
     CancelledRun,
@@ -27,7 +28,6 @@ from scheduler_service.ledger.requests import (
     StopRequested,
     Triggered,
 )
-from scheduler_service.leases import Resignation, open_store
 from scheduler_service.model import State
 from scheduler_service.tables import job_state, leader_lease, run
 from tests.contract.test_ledger import LOCK, ME, MINUTE, World, outcome
