@@ -39,6 +39,12 @@ def test_runs_come_newest_tick_first_with_delay_and_duration(command: Command, s
         "error": "ValueError: no",
         "delay_seconds": 0.25,
         "duration_seconds": 1.5,
+        "requested_by": None,
+        "request_key": None,
+        "arguments": None,
+        "cancel_requested_at": None,
+        "cancel_requested_by": None,
+        "peak_memory_bytes": None,
     }
 
 

@@ -217,7 +217,7 @@ def test_why_for_people_is_a_few_plain_lines(command: Command, sqlite_story: Sto
 
     assert answered.out.splitlines() == [
         f"report at {iso(tick)}: skipped (queue_limit)",
-        "The tick was skipped because as many runs as the job's queue_limit waited already.",
+        "The tick was skipped because as many runs as the job's queue_limit waited already (overlap 'queue').",
         f"decided   {iso(tick)[:-1]}.010Z by first",
         f"row       run {run_id}",
         f"previous  {iso(tick - timedelta(minutes=1))}",
