@@ -37,7 +37,7 @@ def status_document(standing: Standing, lost_after_seconds: float, version: str)
         "now": iso(standing.now),
         "version": version,
         "lock_id": standing.lock_id,
-        "leader": _leader_document(leader) if leader is not None else None,
+        "leader": leader_document(leader) if leader is not None else None,
         "config_drift": bool(standing.drifted(lost_after_seconds)),
         "replicas": [
             {
@@ -234,7 +234,8 @@ def _write_attempt(attempt: AttemptRow) -> None:
                 click.echo(f"    {line}")
 
 
-def _leader_document(leader: Leader) -> Document:
+def leader_document(leader: Leader) -> Document:
+    """Return what `status --json` has under `leader`."""
     return {
         "instance_id": leader.instance_id,
         "term": leader.term,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from scheduler_service.clock import Clock
@@ -30,15 +31,27 @@ class Runner:
     `output_limit` is in bytes.  Commands start in the folder in which the runner was made, unless their
     job names another: a callable that changes the working directory of the process changes it for the
     callables beside it, but not for them.
+
+    `show`, for a person who watches one run, gets its whole output as it comes; it must not raise.
     """
 
-    def __init__(self, *, jobs_folder: Path, output_limit: int, events: Events, clock: Clock, instance_id: str) -> None:
+    def __init__(
+        self,
+        *,
+        jobs_folder: Path,
+        output_limit: int,
+        events: Events,
+        clock: Clock,
+        instance_id: str,
+        show: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._jobs_folder = jobs_folder.absolute()
         self._folder = Path.cwd()
         self._output_limit = output_limit
         self._events = events
         self._clock = clock
         self._instance_id = instance_id
+        self._show = show
 
     def run(self, attempt: Attempt, spec: JobSpec, stop: threading.Event) -> Outcome:
         """Run `attempt` of the job `spec` to its end, or until `stop` asks for it."""
@@ -59,6 +72,7 @@ class Runner:
             self._output_limit,
             lambda line: events.emit("run_output", job=attempt.job_id, run=attempt.run_id, line=line),
             self._clock,
+            self._show,
         )
         try:
             if spec.command is not None:
