@@ -72,7 +72,7 @@ def trigger_command(
             refuse_job(answer)
         if isinstance(answer, KeyTaken):
             raise Mistake(f"the key {answer.key!r} belongs to run {answer.run_id} of {answer.job_id}: take another")
-        follower = _Follower(history, answer, job)
+        follower = _Follower(history, answer)
         try:
             found = follower.follow() if wait else history.run(answer.run_id)
         except KeyboardInterrupt:
@@ -86,7 +86,7 @@ def trigger_command(
             click.echo(f"run {answer.run_id} is not there any more: it was pruned", err=True)
             ctx.exit(FAILED)
         if not wait:
-            follower.tell(found)
+            follower.tell_first(found[0])
     _write(found, answer, wait, as_json)
     ctx.exit(FAILED if wait and found[0].state is not State.SUCCEEDED else 0)
 
@@ -106,10 +106,9 @@ def _write(found: Found, answer: Triggered, wait: bool, as_json: bool) -> None:
 class _Follower:
     """Tells on stderr what becomes of one run."""
 
-    def __init__(self, history: History, asked: Triggered, job_id: str) -> None:
+    def __init__(self, history: History, asked: Triggered) -> None:
         self._history = history
         self._asked = asked
-        self._job_id = job_id
         self._looked = False
         self._leaderless = False
         self._begun_count = 0  # attempts whose beginning was told,
@@ -145,8 +144,9 @@ class _Follower:
         before = (self._looked, self._leaderless, self._begun_count, self._ended_count)
         if not self._looked:
             self._looked = True
-            self._tell_first(row)
-        if row.state is State.WAITING:
+            click.echo(f"run {row.id} of {row.job_id} is {row.state.value.replace('_', ' ')}", err=True)
+            self.tell_first(row)
+        elif row.state is State.WAITING:
             self._tell_leaderless()
         for attempt in attempts:
             self._tell_attempt(row, attempt)
@@ -154,18 +154,19 @@ class _Follower:
             self._tell_end(row, attempts)
         return before != (self._looked, self._leaderless, self._begun_count, self._ended_count)
 
-    def _tell_first(self, row: RunRow) -> None:
+    def tell_first(self, row: RunRow) -> None:
+        """Say what a person may not expect: that the run is not new, or will not start soon."""
         if not self._asked.new:
             click.echo(f"the key {row.request_key!r} was used before: this is run {row.id}", err=True)
         if row.state is State.WAITING:
-            click.echo(f"run {row.id} of {row.job_id} waits to be started", err=True)
             if self._asked.paused:
-                click.echo(f"{row.job_id} is paused: it starts when the job is resumed", err=True)
+                click.echo(f"{row.job_id} is paused: the run starts when the job is resumed", err=True)
+            self._tell_leaderless()
 
     def _tell_leaderless(self) -> None:
         leaderless = self._history.leader() is None
         if leaderless and not self._leaderless:
-            click.echo("nobody leads: it starts when a replica leads", err=True)
+            click.echo("nobody leads: the run starts when a replica leads", err=True)
         self._leaderless = leaderless
 
     def _tell_attempt(self, row: RunRow, attempt: AttemptRow) -> None:
