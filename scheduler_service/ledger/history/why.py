@@ -89,8 +89,11 @@ def _explain_unsettled(job: JobRow, moment: datetime, now: datetime) -> str:
     if not job.enabled:
         return "The job is disabled: its ticks are not decided."
     if job.pause is not None and job.pause.holds(moment):
-        until = f"until {_about(job.pause.until)}" if job.pause.until is not None else "until it is resumed"
-        return f"The job is paused since {_about(job.pause.at)}, {until}: the tick will be skipped."
+        pause = job.pause
+        until = f"until {_about(pause.until)}" if pause.until is not None else "until it is resumed"
+        by = f" by {pause.by}" if pause.by is not None else ""
+        reason = f" ({pause.reason})" if pause.reason is not None else ""
+        return f"The job is paused since {_about(pause.at)}{by}{reason}, {until}: the tick will be skipped."
     if moment > now:
         return f"The tick comes in {_span((moment - now).total_seconds())}."
     return (
