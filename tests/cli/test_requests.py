@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.conftest import PROCESS_SECONDS, Answered, Command, process_environment
 from tests.cli.test_run import Replica
+from tests.servers import PostgresServer
 from tests.waiting import wait_until
 
 CONFIG = """\
@@ -90,7 +91,16 @@ class Service:
 @pytest.fixture
 def service(tmp_path: Path, store_url: str, command: Command, process: Command) -> Iterator[Service]:
     """The service of this test, on SQLite and on PostgreSQL; none of its replicas outlives it."""
-    service = Service(tmp_path, store_url, command, process)
+    yield from until_the_end(Service(tmp_path, store_url, command, process))
+
+
+@pytest.fixture
+def hurt(tmp_path: Path, own_server: PostgresServer, command: Command, process: Command) -> Iterator[Service]:
+    """A service on a server that the test may hurt."""
+    yield from until_the_end(Service(tmp_path, own_server.url, command, process))
+
+
+def until_the_end(service: Service) -> Iterator[Service]:
     yield service
     for replica in service.replicas:
         with contextlib.suppress(ProcessLookupError):
@@ -143,11 +153,7 @@ def test_whoever_stops_waiting_leaves_the_run_going(service: Service) -> None:
     service.start()
     waiting = service.asking("trigger", "patient", "--wait")
     try:
-        assert waiting.stderr is not None
-        told = [waiting.stderr.readline()]
-        while not told[-1].startswith("started on "):
-            assert told[-1], told
-            told.append(waiting.stderr.readline())
+        told = read_until(waiting, "started on ")
         waiting.send_signal(signal.SIGINT)
         _, err = waiting.communicate(timeout=PROCESS_SECONDS)
     finally:
@@ -160,6 +166,23 @@ def test_whoever_stops_waiting_leaves_the_run_going(service: Service) -> None:
     assert service.state(run_id) == "running"
     service.let_go()
     wait_until(lambda: service.state(run_id) == "succeeded", PROCESS_SECONDS)
+
+
+def test_whoever_waits_outlasts_a_restart_of_the_database(hurt: Service, own_server: PostgresServer) -> None:
+    hurt.start()
+    waiting = hurt.asking("trigger", "patient", "--wait", "--json")
+    try:
+        read_until(waiting, "started on ")
+        own_server.stop("immediate")
+        read_until(waiting, "the database does not answer (")
+        hurt.let_go()
+        own_server.start()
+        out, err = waiting.communicate(timeout=PROCESS_SECONDS)
+    finally:
+        waiting.kill()
+        waiting.wait(PROCESS_SECONDS)
+    assert waiting.returncode == 0, err
+    assert Answered(0, out, err).document["state"] == "succeeded"
 
 
 def test_a_paused_job_starts_nothing_until_it_is_resumed(service: Service) -> None:
@@ -228,3 +251,13 @@ def test_many_who_trigger_with_one_key_at_once_get_one_run(service: Service) -> 
     assert [one.returncode for one in asking] == [0] * 4
     assert len({Answered(0, out, "").document["id"] for out in outs}) == 1
     assert len(service.ask("runs", "greet", "--json").document) == 1
+
+
+def read_until(process: subprocess.Popen[str], beginning: str) -> list[str]:
+    """Read what is told on stderr up to the line that begins so."""
+    assert process.stderr is not None
+    told = [process.stderr.readline()]
+    while not told[-1].startswith(beginning):
+        assert told[-1], told
+        told.append(process.stderr.readline())
+    return told
