@@ -111,6 +111,10 @@ def test_a_function_is_run_with_its_arguments_and_what_it_returns_is_shown(proce
     assert line.endswith(", returned ('plain', 0, 0, 1)")
 
 
+def test_arguments_of_the_command_line_are_merged_over_the_jobs_own(process: Command, folder: Path) -> None:
+    assert process("exec", "plain", "--arg", "whom=Ann", folder=folder).out.startswith("hello Ann\n")
+
+
 def test_a_command_that_fails_has_its_exit_code_named(process: Command, folder: Path) -> None:
     answered = process("exec", "command", folder=folder, exit_code=1)
 

@@ -24,6 +24,7 @@ database: {{url: "{url}"}}
 election: {{lease_duration: 2s, renewal_interval: 300ms, jitter_range: 100ms, attempt_timeout: 500ms, safety_margin: 200ms}}
 jobs:
   greet: {{run: "greet:main", manual: true, kwargs: {{whom: you}}}}
+  salute: {{run: "greet:main", manual: true, args: [you]}}
   fail: {{command: "echo before; exit 3", manual: true}}
   patient: {{command: "echo begun; until [ -e go ]; do sleep 0.05; done", manual: true}}
   off: {{command: "true", every: 1s, enabled: false}}
@@ -133,6 +134,13 @@ def test_trigger_gives_scripts_one_document(service: Service) -> None:
     assert "the key 'build-7' was used before" in again.err
 
 
+def test_a_triggered_run_gets_its_arguments(service: Service) -> None:
+    service.start()
+
+    assert service.ask("trigger", "greet", "--wait", "--arg", "whom=Ann").out == "hello Ann\n"
+    assert service.ask("trigger", "salute", "--wait", "--args", '["Bob"]').out == "hello Bob\n"
+
+
 def test_a_run_that_fails_makes_the_exit_code_one_and_says_why(service: Service) -> None:
     service.start()
 
@@ -219,6 +227,26 @@ def test_a_waiting_run_is_cancelled_at_once(service: Service) -> None:
     document = service.run(run_id)
     assert (document["state"], document["cancel_requested_by"]) == ("cancelled", "ann")
     assert service.ask("cancel", run_id).err == f"run {run_id} of greet has ended before: cancelled\n"
+
+
+def test_a_run_that_goes_on_is_stopped_and_whoever_waits_for_it_is_told_who_asked(service: Service) -> None:
+    service.start()
+    waiting = service.asking("trigger", "patient", "--wait", "--json")
+    try:
+        run_id = int(read_until(waiting, "run ")[0].split()[1])
+        read_until(waiting, "started on ")
+
+        answered = service.ask("cancel", run_id, "--by", "ann")
+
+        out, err = waiting.communicate(timeout=PROCESS_SECONDS)
+    finally:
+        waiting.kill()
+        waiting.wait(PROCESS_SECONDS)
+    assert answered.out.startswith(f"run {run_id} of patient is asked to stop, since ")
+    assert waiting.returncode == 1
+    document = Answered(1, out, err).document
+    assert (document["state"], document["cancel_requested_by"], document["attempt"]) == ("cancelled", "ann", 1)
+    assert err.splitlines()[-1].endswith(", asked for by ann")
 
 
 def test_the_leader_hands_over_when_it_is_asked_to(service: Service) -> None:
