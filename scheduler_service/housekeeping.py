@@ -18,10 +18,11 @@ from typing import Protocol
 from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.events import Events, Outage
-from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn
+from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn, StartsLimits
 from scheduler_service.model import Attempt, Lease
 
-WATCH_SECONDS = 1.0  # how often a leader looks while another replica holds open attempts
+WATCH_SECONDS = 1.0  # how often we look while we run something, or lead and another replica does
+LEAST_SECONDS = 0.05
 PRUNE_SECONDS = 60.0
 PRUNE_ROWS = 500
 RETRY_SECONDS = 1.0
@@ -58,6 +59,7 @@ class Housekeeping:
         current: Callable[[], Lease | None],
         workers: Pool,
         open_claims: Callable[[], frozenset[str]],
+        starts_limits: Callable[[], StartsLimits],
         wake_dispatcher: Callable[[], None],
         events: Events,
         clock: Clock,
@@ -72,6 +74,7 @@ class Housekeeping:
         self._current = current
         self._workers = workers
         self._open_claims = open_claims
+        self._starts_limits = starts_limits
         self._wake_dispatcher = wake_dispatcher
         self._events = events
         self._clock = clock
@@ -125,7 +128,10 @@ class Housekeeping:
         if lease is not None:
             self._close_lost(lease)
             self._prune(lease)
-        return WATCH_SECONDS if lease is not None and watching else self._sign_in_seconds
+        # Soon again while something runs here: somebody may want to cancel it.
+        busy = bool(self._workers.registry()) or (lease is not None and watching)
+        seconds = min(WATCH_SECONDS, self._sign_in_seconds) if busy else self._sign_in_seconds
+        return seconds if lease is None else min(seconds, self._next_loss_seconds())
 
     # --- ourselves
 
@@ -138,6 +144,9 @@ class Housekeeping:
         ]
         if never_began and self._ledger.unstart(self._replica.instance_id, never_began):
             self._wake_dispatcher()
+        for one in held.values():
+            if one.cancelled_by is not None:
+                self._workers.stop_run(one.attempt_id, f"cancelled by {one.cancelled_by}")
         missing = [attempt_id for attempt_id in before - held.keys() if attempt_id in known]
         if missing:
             for attempt_id in self._ledger.lost_among(missing):
@@ -177,12 +186,17 @@ class Housekeeping:
         self._watched = watched
         return bool(watched)
 
+    def _next_loss_seconds(self) -> float:
+        """Return how long until the first of the watched replicas counts as gone, if it stays silent."""
+        since = min((watched.since for watched in self._watched.values()), default=float("inf"))
+        return max(LEAST_SECONDS, since + self._lost_after_seconds - self._clock.monotonic())
+
     def _close_lost(self, lease: Lease) -> None:
         now = self._clock.monotonic()
         for instance_id, watched in tuple(self._watched.items()):
             if now - watched.since < self._lost_after_seconds:
                 continue
-            lost = self._ledger.mark_lost(lease, instance_id, watched.seen_at)
+            lost = self._ledger.mark_lost(lease, instance_id, watched.seen_at, self._starts_limits())
             if lost is None:
                 self._events.emit("statement_fenced", statement="mark_lost", term=lease.term)
                 return
@@ -195,6 +209,7 @@ class Housekeeping:
                     scheduled_at=one.scheduled_at,
                     attempt=one.attempt,
                     holder=instance_id,
+                    **({"rerun": True} if one.rerun else {}),
                 )
             self._wake_dispatcher()
 

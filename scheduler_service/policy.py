@@ -13,6 +13,7 @@ A tick belongs to the segment in which it came *due* (`scheduled_at` plus jitter
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from scheduler_service.model import CatchUp, Decision, JobSpec, Kind, Overlap, Reason, State
@@ -43,13 +44,13 @@ def decide(
     now: datetime,
     *,
     waiting: Sequence[datetime] = (),
-    busy: bool = False,
+    open_count: int = 0,
 ) -> list[Decision]:
     """Decide all ticks of `schedule` in (after, until] as of `now`, oldest first.
 
     `schedule` may be an older one than `spec.schedule` (an edit is settled under the stored one).
     `waiting` are older ticks, oldest first, that were to run, never began, and are decided anew
-    with the others.  `busy` says that an earlier run of the job is open.
+    with the others.  `open_count` is how many earlier runs of the job are open.
     """
     choice = _Choice(spec, schedule, after, until, now, waiting)
     if spec.catch_up is CatchUp.ALL:
@@ -58,9 +59,7 @@ def decide(
         decisions = choice.latest()
     else:
         decisions = choice.none()
-    if busy and spec.overlap is Overlap.SKIP:
-        return [_skipped(decision, after) for decision in decisions]
-    return decisions
+    return _overlapping(spec, decisions, after, open_count)
 
 
 def retry_seconds(spec: JobSpec, attempt: int, state: State, asked: float | None = None) -> float | None:
@@ -90,14 +89,42 @@ def paused(spec: JobSpec, schedule: Schedule, after: datetime, until: datetime) 
     return [Decision(first, due, Kind.RANGE, State.SKIPPED, Reason.PAUSED, last)]
 
 
-def _skipped(decision: Decision, after: datetime) -> Decision:
-    # What would have run is skipped, and so is what would have been folded into it.  Ticks that
-    # wait already keep their place: they came first.
-    folded = decision.reason is Reason.COALESCED
-    if decision.scheduled_at <= after or not (folded or decision.state is State.WAITING):
-        return decision
-    kind = Kind.RANGE if decision.until is not None else Kind.SCHEDULED
-    return Decision(decision.scheduled_at, decision.due_at, kind, State.SKIPPED, Reason.OVERLAP, decision.until)
+def _overlapping(spec: JobSpec, decisions: list[Decision], after: datetime, open_count: int) -> list[Decision]:
+    """Apply the overlap policy to ticks that shall run.  Ticks decided together never skip each other."""
+    limit = spec.running_limit
+    if limit is None or spec.overlap is Overlap.ALLOW:
+        return decisions
+    if spec.overlap is Overlap.SKIP:
+        return _refused(decisions, after, 0, Reason.OVERLAP) if open_count >= limit else decisions
+    if spec.overlap is Overlap.QUEUE:
+        return _refused(decisions, after, max(0, limit + spec.queue_limit - open_count), Reason.QUEUE_LIMIT)
+    # The newest replace what runs, and each other.
+    chosen = [decision for decision in decisions if decision.state is State.WAITING]
+    older = set(map(id, chosen[:-limit]))
+    return [
+        replace(one, kind=Kind.SCHEDULED, state=State.MISSED, reason=Reason.COALESCED) if id(one) in older else one
+        for one in decisions
+    ]
+
+
+def _refused(decisions: list[Decision], after: datetime, room: int, reason: Reason) -> list[Decision]:
+    """Skip what finds no room, and what would have been folded into that; the first `room` find some.
+
+    Ticks that wait already keep their place: they came first.
+    """
+    left = []
+    for decision in decisions:
+        if decision.state is State.WAITING and room > 0:
+            room -= 1
+            left.append(decision)
+        elif decision.scheduled_at <= after:
+            left.append(decision)
+        elif decision.state is State.WAITING or (decision.reason is Reason.COALESCED and room == 0):
+            kind = Kind.RANGE if decision.until is not None else Kind.SCHEDULED
+            left.append(replace(decision, kind=kind, state=State.SKIPPED, reason=reason))
+        else:
+            left.append(decision)
+    return left
 
 
 class _Choice:

@@ -141,6 +141,7 @@ class Service:
             current=self._elector.current,
             workers=self._workers,
             open_claims=self._dispatcher.open_claims,
+            starts_limits=self._dispatcher.starts_limits,
             wake_dispatcher=self._dispatcher.wake,
             events=self._events,
             clock=self._clock,
@@ -150,6 +151,8 @@ class Service:
             keep_runs=history.keep_runs,
             job_ids=tuple(spec.id for spec in config.jobs),
         )
+
+        self._dispatcher.on_replaced = self._housekeeping.wake
 
     def run(self) -> int:
         """Run until a signal or a crash; return the exit code.
@@ -351,7 +354,7 @@ class Service:
 
     def _sign_out(self) -> None:
         try:
-            self._ledger.sign_out(self._elector.instance_id)
+            self._ledger.sign_out(self._elector.instance_id, self._dispatcher.starts_limits())
         except StoreUnavailable as error:
             self._events.emit("store_unavailable", part="sign_out", error=str(error))
 

@@ -100,6 +100,11 @@ class Workers:
         """How many attempts can be taken now; only `submit` makes it less."""
         return max(0, min(self._limit - self._busy_count, self._limit + UNWRITTEN_LIMIT - len(self._tasks)))
 
+    @property
+    def free_process_count(self) -> int:
+        """How many of these may run in a process of their own."""
+        return self.free_count
+
     def submit(self, attempt: Attempt, spec: JobSpec) -> None:
         """Run `attempt` in a free worker; ValueError if there is none, or if it was taken already."""
         with self._changed:

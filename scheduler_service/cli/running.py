@@ -9,7 +9,7 @@ import click
 from scheduler_service import logs
 from scheduler_service.cli.options import config_option, load_config
 from scheduler_service.cli.output import Mistake, NoDatabase, Problems
-from scheduler_service.config import Config, ConfigError, check_callables
+from scheduler_service.config import Config, ConfigError, callable_warnings, check_callables
 from scheduler_service.database import StoreRefused, StoreUnavailable
 from scheduler_service.events import Events
 from scheduler_service.service import Service
@@ -39,6 +39,8 @@ def _run(config: Config, events: Events) -> int:
         events.emit("config_warning", message=str(warning))
     if problems := check_callables(config):
         raise Problems(ConfigError(problems))
+    for warning in callable_warnings(config):
+        events.emit("config_warning", message=str(warning))
     try:
         service = Service(config, events)
     except StoreRefused as error:

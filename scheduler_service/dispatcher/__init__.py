@@ -14,8 +14,7 @@ each statement the database asks again, and its answer counts.
 from __future__ import annotations
 
 import threading
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -24,18 +23,20 @@ from scheduler_service import schedule as schedules
 from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.dispatcher.settling import holder_in_doubt, settle_job, written
+from scheduler_service.dispatcher.starting import Pool, Starter
+from scheduler_service.dispatcher.telling import tell_adoption, tell_pause, tell_settlement
 from scheduler_service.events import Events, Outage
-from scheduler_service.ledger import JobState, Ledger, OpenRun, Settlement, Survey
-from scheduler_service.model import Attempt, JobSpec, Lease, Overlap, Reason, Run, State
+from scheduler_service.ledger import JobState, Ledger, OpenRun, Settlement, StartsLimits, Survey
+from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
 from scheduler_service.schedule import ScheduleError
 
 BATCH_JOBS = 500  # jobs settled in one statement,
 BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer than a statement may
 MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
-POLL_SECONDS = 1.0  # how often the ledger is asked what waits to be started
+POLL_SECONDS = 0.9  # how often the ledger is asked what waits to be started
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
-HELD_SECONDS = 0.5  # how soon a job that may not be settled yet is looked at again
+HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
 RETRY_SECONDS = 0.5  # after the database did not answer
 IDLE_SECONDS = 60.0
@@ -53,15 +54,8 @@ class Leadership(Protocol):
         """Learn that a statement of this term was fenced."""
 
 
-class Pool(Protocol):
-    """Who runs what was started."""
-
-    @property
-    def free_count(self) -> int:
-        """How many attempts can be taken now."""
-
-    def submit(self, attempt: Attempt, spec: JobSpec) -> None:
-        """Run an attempt."""
+def _nobody() -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,11 @@ class _Due:
 
 
 class Dispatcher:
-    """Settle and start while we lead.  `lead`, `retire`, `due` and `wake` may be called by any thread."""
+    """Settle and start while we lead.
+
+    `lead`, `retire`, `configure`, `due` and `wake` may be called by any thread.  `on_replaced`, which may be set
+    before the first step, is called when a run was asked to make room for another; it must not block.
+    """
 
     def __init__(
         self,
@@ -88,25 +86,27 @@ class Dispatcher:
     ) -> None:
         self._ledger = ledger
         self._leadership = leadership
-        self._workers = workers
+        self._starter = Starter(ledger, workers, clock)
         self._events = events
         self._clock = clock
         self._specs: Mapping[str, JobSpec] = {spec.id: spec for spec in specs}
+        self.on_replaced: Callable[[], None] = _nobody
         self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
         self._changed = threading.Condition()
         self._lease: Lease | None = None  # the term that we were told to lead
         self._due: dict[str, _Due] = {}
         self._stopping = False
         self._signalled = False
+        self._configured: Mapping[str, JobSpec] | None = None  # a new configuration, not adopted yet
         # From here on only the dispatcher's thread writes.
         self._term = 0  # the term whose job states we hold
         self._states: dict[str, JobState] = {}
         self._fresh: set[str] = set()  # jobs not wholly settled yet in this term
         self._partial: set[str] = set()  # jobs of which only some ticks are being settled
         self._swept = False  # all jobs were made due in this term
+        self._ledger_behind = False  # a configuration was taken up that it has not adopted
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
         self._polled_at = self._settled_all_at = 0.0
-        self._claims: dict[str, tuple[tuple[Run, ...], float]] = {}  # sent, and not answered or not handed over
         self._outage = Outage(events, "dispatcher", clock)
 
     # --- from other threads
@@ -124,6 +124,16 @@ class Dispatcher:
             if self._lease is not None and self._lease.term == term:
                 self._lease = None
                 self._due = {}
+
+    def configure(self, specs: Iterable[JobSpec]) -> None:
+        """Take a new set of jobs: what was begun goes on as it was, everything else follows the new one."""
+        with self._changed:
+            self._configured = {spec.id: spec for spec in specs}
+            self._changed.notify()
+
+    def starts_limits(self) -> StartsLimits:
+        """Return how often a run is started at most, for the jobs whose runs are started again after a crash."""
+        return {spec.id: spec.starts_limit for spec in self._specs.values() if spec.on_crash is OnCrash.RERUN}
 
     def due(self, job_id: str, moment: datetime) -> None:
         """A timer went off: the job must be settled at least up to `moment`."""
@@ -147,7 +157,7 @@ class Dispatcher:
 
     def open_claims(self) -> frozenset[str]:
         """Return the claims whose attempts are, or may be, on their way to a worker."""
-        return frozenset(self._claims)
+        return self._starter.open_claims()
 
     # --- the thread
 
@@ -158,7 +168,7 @@ class Dispatcher:
             with self._changed:
                 if self._stopping:
                     return
-                if not (self._signalled or self._ready()):
+                if not (self._signalled or self._configured is not None or self._ready()):
                     self._changed.wait(seconds)
                 if self._stopping:
                     return
@@ -175,21 +185,20 @@ class Dispatcher:
         return seconds
 
     def _act(self) -> float:
-        self._answer_claims()
+        self._starter.answer_claims()
+        reconfigured = self._reconfigure()
         lease = self._current()
         if lease is None:
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
             return IDLE_SECONDS if self._lease is None else SUSPECT_SECONDS
-        if lease.term != self._term and not self._adopt(lease):
+        if (lease.term != self._term or reconfigured) and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
         if now - self._settled_all_at >= SETTLE_ALL_SECONDS:
             if lease.term == self._term and self._swept and not self._adopt(lease):
                 return SUSPECT_SECONDS
             self._settled_all_at, self._swept = now, True
-            with self._changed:
-                for job_id in self._states:
-                    self._due.setdefault(job_id, _Due(LONG_AGO))
+            self._settle_soon(self._states)
         wanted = self._signalled
         with self._changed:
             self._signalled = False
@@ -197,10 +206,19 @@ class Dispatcher:
         if batch:
             self._settle(lease, batch)
             wanted = True
-        if wanted or now - self._polled_at >= POLL_SECONDS:
+        polling = now - self._polled_at >= POLL_SECONDS
+        if polling or (wanted and self._starter.free_count):
             self._polled_at = now
             self._start(lease)
         return self._pause()
+
+    def _reconfigure(self) -> bool:
+        """Take up a new configuration, if there is one; return whether the ledger must learn of it."""
+        with self._changed:
+            if self._configured is not None:
+                self._specs, self._configured = self._configured, None
+                self._ledger_behind = True
+        return self._ledger_behind
 
     def _current(self) -> Lease | None:
         told, lease = self._lease, self._leadership.current()
@@ -232,31 +250,36 @@ class Dispatcher:
             self._fenced("adopt", lease)
             return False
         elected = lease.term != self._term
-        self._term = lease.term
-        self._states = {
-            state.job_id: state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled
-        }
+        self._term, self._ledger_behind = lease.term, False
+        former, self._states = self._states, {}
+        for state in adoption.states:
+            if state.enabled or self._specs[state.job_id].enabled:
+                self._learn(state, former.get(state.job_id))
         if elected:
             self._fresh, self._swept = set(self._states), False
             self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS
-        self._tell_adoption(lease, adoption.added, adoption.returned, adoption.cancelled_count)
+        else:
+            # An edited job is settled now: what its new schedule says holds from this moment on, not from its
+            # next tick.
+            self._settle_soon(state.job_id for state in self._states.values() if self._is_edited(state))
+        edited = [state.job_id for state in self._states.values() if self._is_edited(state)]
+        disabled = [job_id for job_id in edited if not self._specs[job_id].enabled]
+        tell_adoption(self._events, lease, adoption, [job for job in edited if job not in disabled], disabled)
         return True
 
-    def _tell_adoption(self, lease: Lease, added: tuple[str, ...], returned: tuple[str, ...], cancelled: int) -> None:
-        edited = [
-            state.job_id
-            for state in self._states.values()
-            if (state.schedule, state.timezone) != written(self._specs[state.job_id])
-        ]
-        disabled = [job_id for job_id in self._states if not self._specs[job_id].enabled]
-        if added or returned or edited or disabled:
-            told = {"new": added, "enabled": returned, "edited": edited, "disabled": disabled}
-            named = {name: ", ".join(sorted(jobs)) for name, jobs in told.items() if jobs}
-            self._events.emit("jobs_adopted", term=lease.term, **named)
-        if cancelled:
-            self._events.emit(
-                "runs_cancelled", job="", count=cancelled, reason="their jobs are not configured any more"
-            )
+    def _is_edited(self, state: JobState) -> bool:
+        spec = self._specs[state.job_id]
+        return (state.schedule, state.timezone, state.enabled) != (*written(spec), spec.enabled)
+
+    def _learn(self, state: JobState, former: JobState | None) -> None:
+        """Take note of what the ledger holds of a job, and tell of a new pause."""
+        self._states[state.job_id] = state
+        tell_pause(self._events, state, former)
+
+    def _settle_soon(self, job_ids: Iterable[str]) -> None:
+        with self._changed:
+            for job_id in job_ids:
+                self._due.setdefault(job_id, _Due(LONG_AGO))
 
     # --- settling
 
@@ -331,7 +354,9 @@ class Dispatcher:
     def _record(self, settlement: Settlement, moment: datetime, now: datetime) -> None:
         job_id = settlement.state.job_id
         self._states[job_id] = settlement.applied()
-        self._tell(settlement)
+        tell_settlement(self._events, settlement)
+        if settlement.replaced:
+            self.on_replaced()
         if job_id in self._partial:
             self._fresh.add(job_id)  # what was decided now and what is decided next belong together
             return
@@ -345,26 +370,12 @@ class Dispatcher:
 
     def _read_again(self, changed: set[str]) -> None:
         found = {state.job_id: state for state in self._ledger.job_states(sorted(changed))}
-        self._states.update(found)
+        for state in found.values():
+            self._learn(state, self._states.get(state.job_id))
         for job_id in changed:
             self._retry(job_id, CHANGED_SECONDS)
         if found.keys() != changed:
             self._term = 0  # somebody deleted rows: adopt the jobs anew
-
-    def _tell(self, settlement: Settlement) -> None:
-        for one in settlement.decisions:
-            job_id = settlement.state.job_id
-            if one.state is State.WAITING:
-                continue
-            span = {"until": one.until} if one.until is not None else {}
-            if one.reason is Reason.PAUSED:
-                self._events.emit("ticks_paused", job=job_id, scheduled_at=one.scheduled_at, **span)
-            elif one.state is State.SKIPPED:
-                self._events.emit("tick_skipped", job=job_id, scheduled_at=one.scheduled_at, reason=str(one.reason))
-            else:
-                self._events.emit(
-                    "ticks_missed", job=job_id, scheduled_at=one.scheduled_at, reason=str(one.reason), **span
-                )
 
     def _done(self, job_id: str, moment: datetime) -> None:
         with self._changed:
@@ -381,29 +392,26 @@ class Dispatcher:
     # --- starting
 
     def _start(self, lease: Lease) -> None:
-        free = self._workers.free_count
-        if not free or self._current() is None:
+        if self._current() is None:
             return
-        runs = tuple(run for run in self._ledger.waiting(free) if run.job_id in self._specs)
+        poll = self._starter.poll(self._specs)
+        if pauses := {job_id for job_id in poll.pauses if job_id in self._states}:
+            self._look_at_pauses(pauses)
+        runs, more = self._starter.with_room(poll.runs, self._specs)
+        if more:
+            self._signalled = True
         if not runs or self._current() is None:
             return
-        claim_id, sent = uuid.uuid4().hex, self._clock.monotonic()
-        # Known before it is sent: if the reply is lost we ask for what carries the claim.
-        self._claims = {**self._claims, claim_id: (runs, sent)}
-        attempts = self._ledger.start(lease, claim_id, [(run, self._specs[run.job_id].exclusive) for run in runs], sent)
-        if attempts is None:
+        if not self._starter.start(lease, runs, self._specs):
             self._fenced("start", lease)
-        self._hand_over(claim_id, attempts or [])
 
-    def _answer_claims(self) -> None:
-        for claim_id, (runs, sent) in tuple(self._claims.items()):
-            # What was started is run, drain or not, leader or not: its attempt is open under our name.
-            self._hand_over(claim_id, self._ledger.claimed(claim_id, runs, sent))
-
-    def _hand_over(self, claim_id: str, attempts: list[Attempt]) -> None:
-        for attempt in attempts:
-            self._workers.submit(attempt, self._specs[attempt.job_id])
-        self._claims = {known: value for known, value in self._claims.items() if known != claim_id}
+    def _look_at_pauses(self, job_ids: set[str]) -> None:
+        """Read the pauses of some jobs, and settle a job whose pause is over."""
+        for state in self._ledger.job_states(sorted(job_ids)):
+            if state.settled_until >= self._states[state.job_id].settled_until:
+                self._learn(state, self._states[state.job_id])
+            if state.paused_until is not None:
+                self._settle_soon([state.job_id])
 
     # --- what went wrong
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from scheduler_service.ledger import JobState, OpenRun, Settlement
-from scheduler_service.model import Decision, JobSpec, Kind, Reason, Run, State
+from scheduler_service.model import Decision, JobSpec, Kind, Overlap, Reason, Run, State
 from scheduler_service.policy import decide, paused, settle_until
 from scheduler_service.schedule import Schedule
 
@@ -53,15 +53,12 @@ def settle_job(
     """
     since = state.settled_until
     until = max(since, settle_until(spec, past, since, now))
-    begun = [one.run for one in runs]
-    waiting: list[Run] = []
-    if anew:
-        # Runs that a former leader decided and that never began are decided anew, lest a stale one starts.
-        waiting = [
-            run for run in begun if run.state is State.WAITING and run.attempt == 0 and run.kind is not Kind.MANUAL
-        ]
-        begun = [run for run in begun if run not in waiting]
-    decisions, resumed = _decide(spec, state, past, until, now, [run.scheduled_at for run in waiting], bool(begun))
+    never_began = [one.run for one in runs if _never_began(one.run)]
+    # Runs that a former leader decided and that never began are decided anew, lest a stale one starts.
+    waiting = [run for run in never_began if not _keeps_its_place(spec, run, now)] if anew else []
+    anew_ids = {run.id for run in waiting}
+    staying = [one for one in runs if one.run.id not in anew_ids]
+    decisions, resumed = _decide(spec, state, past, until, now, [run.scheduled_at for run in waiting], len(staying))
     by_tick = {run.scheduled_at: run.id for run in waiting}
     withdrawn = tuple(
         (by_tick[one.scheduled_at], one.reason)
@@ -76,8 +73,9 @@ def settle_job(
         new = new[:most]
         until = new[-1].until or new[-1].scheduled_at
         kept = (state.schedule, state.timezone, state.enabled)
-        return Settlement(state, until, *kept, spec.exclusive, new, withdrawn), False
-    return Settlement(state, until, *written(spec), spec.enabled, spec.exclusive, new, withdrawn, resumed), True
+        return Settlement(state, until, *kept, new, withdrawn), False
+    superseded, replaced = _replaced(spec, staying, new)
+    return Settlement(state, until, *written(spec), spec.enabled, new, withdrawn + superseded, replaced, resumed), True
 
 
 def _decide(
@@ -87,22 +85,52 @@ def _decide(
     until: datetime,
     now: datetime,
     waiting: Sequence[datetime],
-    busy: bool,
+    open_count: int,
 ) -> tuple[list[Decision], bool]:
     """Return the decisions, and whether the job's pause is over with them."""
     since = state.settled_until
     if state.paused_at is None or state.paused_at >= until:
-        return decide(spec, past, since, until, now, waiting=waiting, busy=busy), False
+        return decide(spec, past, since, until, now, waiting=waiting, open_count=open_count), False
     decisions: list[Decision] = []
     pause_from = max(since, state.paused_at)
     if pause_from > since:
-        decisions = decide(spec, past, since, pause_from, now, waiting=waiting, busy=busy)
+        decisions = decide(spec, past, since, pause_from, now, waiting=waiting, open_count=open_count)
+        open_count += sum(decision.state is State.WAITING for decision in decisions)
     resumed_at = state.paused_until
     if resumed_at is None or resumed_at > until:
         return decisions + paused(spec, past, pause_from, until), False
     pause_to = max(pause_from, resumed_at)
     decisions += paused(spec, past, pause_from, pause_to)
-    return decisions + decide(spec, past, pause_to, until, now, busy=busy), True
+    return decisions + decide(spec, past, pause_to, until, now, open_count=open_count), True
+
+
+def _never_began(run: Run) -> bool:
+    return run.state is State.WAITING and run.attempt == 0 and run.kind is not Kind.MANUAL
+
+
+def _keeps_its_place(spec: JobSpec, run: Run, now: datetime) -> bool:
+    """Whether a run that waits is left waiting by a new leader: it stands in a queue, and not for too long."""
+    return spec.overlap is Overlap.QUEUE and now - run.due_at <= max(spec.catch_up_window, spec.misfire_grace)
+
+
+def _replaced(
+    spec: JobSpec, runs: Sequence[OpenRun], new: Sequence[Decision]
+) -> tuple[tuple[tuple[int, Reason], ...], tuple[tuple[int, str], ...]]:
+    """Return the open runs that make room for new ones: those that never began, and the others."""
+    chosen = [decision for decision in new if decision.state is State.WAITING]
+    limit = spec.running_limit
+    if spec.overlap is not Overlap.REPLACE or limit is None or not chosen:
+        return (), ()
+    # A run that a person asked for and that still waits is nobody's predecessor.
+    staying = [
+        one
+        for one in runs
+        if not one.cancel_requested and not (one.run.kind is Kind.MANUAL and one.run.state is State.WAITING)
+    ]
+    leaving = staying[: max(0, len(staying) + len(chosen) - limit)]
+    by = f"the tick of {chosen[-1].scheduled_at.isoformat().replace('+00:00', 'Z')}, which replaces it"
+    never_began = tuple((one.run.id, Reason.COALESCED) for one in leaving if _never_began(one.run))
+    return never_began, tuple((one.run.id, by) for one in leaving if not _never_began(one.run))
 
 
 def _not_run(decision: Decision) -> Decision:

@@ -3,7 +3,7 @@
     adopt      make the job table agree with the leader's configuration
     survey     the database's time, and the open runs of some jobs
     settle     decide all ticks of some jobs up to a moment: one fenced statement (I4, I5)
-    waiting    runs that may start now
+    poll       runs that may start now, and pauses that are new or over
     start      make attempts of waiting runs: one fenced statement (I3, I7)
     finish     close attempts; needs no lease, for a run's right to end is its own row
     sign_in    the replica's sign of life
@@ -16,13 +16,15 @@ statement is then unknown, and each can be sent again without harm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from scheduler_service.database import Database
 from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Outcome, Reason, Run, State
+
+StartsLimits = Mapping[str, int]  # by job, for jobs with `on_crash: rerun`
 
 ABSENT_AFTER = timedelta(minutes=10)  # a job that was out of the configuration for longer owes nothing for it
 
@@ -39,6 +41,8 @@ class JobState:
     settled_until: datetime
     paused_at: datetime | None = None
     paused_until: datetime | None = None
+    paused_by: str | None = None
+    pause_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class OpenRun:
 
     run: Run
     holder_seen_at: datetime | None = None
+    cancel_requested: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +74,19 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
+class Poll:
+    """What the ledger has for a leader to do."""
+
+    runs: tuple[Run, ...]  # may start now, oldest due first
+    pauses: tuple[str, ...] = ()  # jobs whose pause began a moment ago, or is over and not settled
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """What is decided for one job: its ticks in (state.settled_until, until].
 
-    `schedule`, `timezone` and `enabled` are what holds from then on.
+    `schedule`, `timezone` and `enabled` are what holds from then on.  `replaced` runs make room for a newer
+    tick: one that waits is cancelled, one that runs is asked to stop.
     """
 
     state: JobState
@@ -80,24 +94,17 @@ class Settlement:
     schedule: str
     timezone: str
     enabled: bool
-    exclusive: bool
     decisions: tuple[Decision, ...] = ()
     withdrawn: tuple[tuple[int, Reason], ...] = ()  # waiting runs that never began and shall not: id, why missed
+    replaced: tuple[tuple[int, str], ...] = ()  # id, and what replaces it, for a person
     resumed: bool = False  # the pause is over and settled
 
     def applied(self) -> JobState:
         """Return the job's state after this was written."""
         old = self.state
-        paused_at, paused_until = (None, None) if self.resumed else (old.paused_at, old.paused_until)
+        pause = () if self.resumed else (old.paused_at, old.paused_until, old.paused_by, old.pause_reason)
         return JobState(
-            old.job_id,
-            self.schedule,
-            self.timezone,
-            self.enabled,
-            old.accountable_from,
-            self.until,
-            paused_at,
-            paused_until,
+            old.job_id, self.schedule, self.timezone, self.enabled, old.accountable_from, self.until, *pause
         )
 
 
@@ -128,6 +135,7 @@ class Held:
     run_id: int
     attempt: int
     claim_id: str
+    cancelled_by: str | None = None  # who asked for it to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,7 @@ class LostAttempt:
     attempt: int
     job_id: str
     scheduled_at: datetime
+    rerun: bool = False  # its run waits to be started again
 
 
 class Ledger(Protocol):
@@ -178,11 +187,16 @@ class Ledger(Protocol):
         A job that is not among them was changed from elsewhere: read it again and compute anew.
         """
 
-    def waiting(self, limit: int) -> tuple[Run, ...]:
-        """Read runs that may start now, oldest due first."""
+    def poll(self, limit: int, without: Sequence[str] = ()) -> Poll:
+        """Read what there is to do: at most `limit` runs, none of the jobs `without`."""
 
-    def start(self, lease: Lease, claim_id: str, runs: Sequence[tuple[Run, bool]], sent: float) -> list[Attempt] | None:
-        """Make attempts of (run, exclusive) pairs; those that cannot start now are left waiting."""
+    def start(
+        self, lease: Lease, claim_id: str, runs: Sequence[tuple[Run, int | None]], sent: float
+    ) -> list[Attempt] | None:
+        """Make attempts of runs; those that cannot start now are left waiting.
+
+        With each run comes how many of its job may go on at once, None for any number.
+        """
 
     def claimed(self, claim_id: str, runs: Sequence[Run], sent: float) -> list[Attempt]:
         """Read the open attempts that carry `claim_id`: what a start did whose reply was lost."""
@@ -191,7 +205,10 @@ class Ledger(Protocol):
         """Delete attempts that certainly never began; their runs wait again."""
 
     def finish(self, finished: Sequence[Finished]) -> None:
-        """Close attempts, and their runs where the attempt is the newest."""
+        """Close attempts, and their runs where the attempt is the newest; a run to be tried again waits.
+
+        An attempt that is closed already stays as it is; if its code has returned meanwhile, its slot is free.
+        """
 
     def still_open(self, attempt_id: int) -> bool:
         """Return whether the attempt is open."""
@@ -202,11 +219,16 @@ class Ledger(Protocol):
     def sign_in(self, replica: Replica) -> SignedIn:
         """Write the sign of life; read our open attempts and the other replicas."""
 
-    def sign_out(self, instance_id: str) -> None:
+    def sign_out(self, instance_id: str, starts_limits: StartsLimits) -> None:
         """Close what is still open under this name as lost, free its slots and remove its row."""
 
-    def mark_lost(self, lease: Lease, instance_id: str, seen_at: datetime | None) -> list[LostAttempt] | None:
-        """Close what a replica left open, if its sign of life is still the one that was watched."""
+    def mark_lost(
+        self, lease: Lease, instance_id: str, seen_at: datetime | None, starts_limits: StartsLimits
+    ) -> list[LostAttempt] | None:
+        """Close what a replica left open, if its sign of life is still the one that was watched.
+
+        Runs of the jobs in `starts_limits` wait to be started again, unless they were started so often already.
+        """
 
     def prune(self, lease: Lease, keep_for: timedelta, keep_runs: int, limit: int) -> int | None:
         """Remove closed rows that are too old or too many, at most `limit`; return how many."""
@@ -235,9 +257,11 @@ __all__ = [
     "LostAttempt",
     "OpenRun",
     "Peer",
+    "Poll",
     "Replica",
     "Settlement",
     "SignedIn",
+    "StartsLimits",
     "State",
     "Survey",
     "open_ledger",

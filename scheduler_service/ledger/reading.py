@@ -9,12 +9,14 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, bindparam, text
 
 from scheduler_service.database import Database
-from scheduler_service.ledger import Held, JobState, OpenRun, Peer, Replica, SignedIn, Survey
+from scheduler_service.ledger import Held, JobState, OpenRun, Peer, Poll, Replica, SignedIn, Survey
 from scheduler_service.model import Attempt, Kind, Lease, Run, State
 from scheduler_service.tables import DATABASE_TIME, from_microseconds, to_microseconds
 
-_STATE_COLUMNS = "job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until"
+STATE_COLUMNS = """job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until,
+  paused_by, pause_reason"""
 _RUN_COLUMNS = "r.id, r.job_id, r.scheduled_at, r.due_at, r.kind, r.state, r.attempt"
+PAUSE_SHOWN_SECONDS = 5  # for so long a poll tells of a new pause
 
 SIGN_IN = """insert into {p}replica as r
     (instance_id, lock_id, host, pid, version, config_hash, config_loaded_at, started_at, seen_at)
@@ -26,17 +28,18 @@ SIGN_IN = """insert into {p}replica as r
 
 # A slot outlives its attempt where a thread went on after its time-out: its holder is watched too.  Each of
 # the first two parts has an index of its own, so that the answer does not grow with the history.
-PEERS = """select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_at, a.state, p.config_hash
+PEERS = """select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_at, a.state, p.config_hash,
+         case when r.cancel_requested_at is not null then coalesce(r.cancel_requested_by, 'somebody') end as stopped_by
     from {p}run_attempt a join {p}run r on r.id = a.run_id and r.lock_id = :lock_id
     left join {p}replica p on p.instance_id = a.instance_id
    where a.state = 'running'
   union all
-  select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_at, a.state, p.config_hash
+  select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_at, a.state, p.config_hash, null
     from {p}run r join {p}run_attempt a on a.run_id = r.id and a.attempt = r.attempt and a.state <> 'running'
     left join {p}replica p on p.instance_id = a.instance_id
    where r.lock_id = :lock_id and r.slot_held
   union all
-  select p.instance_id, null, null, null, null, p.seen_at, null, p.config_hash
+  select p.instance_id, null, null, null, null, p.seen_at, null, p.config_hash, null
     from {p}replica p where p.lock_id = :lock_id"""
 
 
@@ -58,7 +61,7 @@ class LedgerReads:
         """Read the time and the open runs of some jobs, oldest tick first."""
         # One statement, so that the time and the runs belong together: the row of the time is always there.
         rows = self._rows(
-            f"""select t.now, {_RUN_COLUMNS}, a.instance_id, p.seen_at
+            f"""select t.now, {_RUN_COLUMNS}, a.instance_id, p.seen_at, r.cancel_requested_at is not null
                   from (select {{now}} as now) t
                   left join {{p}}run r
                     on r.lock_id = :lock_id and r.state in ('waiting', 'running') and r.job_id in :jobs
@@ -68,28 +71,59 @@ class LedgerReads:
             jobs=list(job_ids),
         )
         runs = tuple(
-            OpenRun(self._run(row[1:], instance_id=row[8]), self.moment(row[9])) for row in rows if row[1] is not None
+            OpenRun(self._run(row[1:], instance_id=row[8]), self.moment(row[9]), bool(row[10]))
+            for row in rows
+            if row[1] is not None
         )
         return Survey(self.known_moment(rows[0][0]), runs)
 
-    def waiting(self, limit: int) -> tuple[Run, ...]:
-        """Read runs that may start now, oldest due first."""
+    def poll(self, limit: int, without: Sequence[str] = ()) -> Poll:
+        """Read what there is to do; see Ledger."""
+        # One statement, because an idle leader sends it every second.  Of a job with slots as many runs may start
+        # as slots are free, oldest tick first; of one that runs alone none while an older one waits for its next
+        # attempt, lest a queue loses its order.  What a person asked for passes by.
+        excluded = "and w.job_id not in :without" if without else ""
         rows = self._rows(
-            f"""select {_RUN_COLUMNS}
-                  from (select w.*, row_number() over (partition by w.job_id order by w.due_at, w.id) as turn
-                          from {{p}}run w
-                         where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}
-                           and w.cancel_requested_at is null) r
-                 where (not r.exclusive or (r.turn = 1 and not exists (
-                         select 1 from {{p}}run o where o.lock_id = :lock_id and o.job_id = r.job_id and o.slot_held)))
-                   and not exists (
-                         select 1 from {{p}}job_state s
-                          where s.lock_id = :lock_id and s.job_id = r.job_id and s.paused_at <= {{now}}
-                            and (s.paused_until is null or s.paused_until > {{now}}))
-                 order by r.due_at, r.id limit :most""",
+            f"""with due as (
+                  select w.*, row_number() over (partition by w.job_id order by w.scheduled_at, w.id) as turn
+                    from {{p}}run w
+                   where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}
+                     and w.cancel_requested_at is null {excluded}),
+                held as (
+                  select job_id, count(*) as count from {{p}}run
+                   where lock_id = :lock_id and slot_held group by job_id),
+                later as (
+                  select job_id, min(scheduled_at) as first from {{p}}run
+                   where lock_id = :lock_id and state = 'waiting' and due_at > {{now}} and kind <> 'manual'
+                   group by job_id)
+                select * from (
+                  select {_RUN_COLUMNS}, r.arguments
+                    from due r
+                    left join {{p}}job_state s on s.lock_id = :lock_id and s.job_id = r.job_id
+                    left join held on held.job_id = r.job_id
+                    left join later on later.job_id = r.job_id
+                   where (s.max_running is null or r.turn <= s.max_running - coalesce(held.count, 0))
+                     and (coalesce(s.max_running, 0) <> 1 or r.kind = 'manual' or later.first is null
+                          or r.scheduled_at <= later.first)
+                     and (s.paused_at is null or s.paused_at > {{now}} or s.paused_until <= {{now}})
+                   order by r.due_at, r.id limit :most) ready
+                union all
+                select null, s.job_id, s.paused_at, s.paused_at, null, null, null, null
+                  from {{p}}job_state s
+                 where s.lock_id = :lock_id and s.paused_at is not null
+                   and (s.paused_until <= {{now}} or s.paused_at > {self._ago(PAUSE_SHOWN_SECONDS)})""",
             most=limit,
+            **({"without": list(without)} if without else {}),
         )
-        return tuple(self._run(row) for row in rows)
+        runs = [self._run(row, arguments=row[7]) for row in rows if row[0] is not None]
+        return Poll(
+            tuple(sorted(runs, key=lambda run: (run.due_at, run.id))), tuple(row[1] for row in rows if row[0] is None)
+        )
+
+    def _ago(self, seconds: int) -> str:
+        if self._database.dialect == "postgresql":
+            return f"{self._now} - interval '{seconds} seconds'"
+        return f"{self._now} - {seconds * 1_000_000}"
 
     def claimed(self, claim_id: str, runs: Sequence[Run], sent: float) -> list[Attempt]:
         """Read the open attempts that carry `claim_id`."""
@@ -126,10 +160,10 @@ class LedgerReads:
         )
         held: list[Held] = []
         peers: dict[str, Peer] = {}
-        for instance_id, attempt_id, run_id, attempt, claim_id, seen_at, state, config_hash in rows:
+        for instance_id, attempt_id, run_id, attempt, claim_id, seen_at, state, config_hash, cancelled_by in rows:
             if instance_id == replica.instance_id:
                 if state == State.RUNNING:
-                    held.append(Held(attempt_id, run_id, attempt, claim_id or ""))
+                    held.append(Held(attempt_id, run_id, attempt, claim_id or "", cancelled_by))
                 continue
             known = peers.get(instance_id)
             count = (known.open_count if known else 0) + (attempt_id is not None)
@@ -159,24 +193,28 @@ class LedgerReads:
     def _job_states(self, connection: Connection, job_ids: Sequence[str]) -> tuple[JobState, ...]:
         rows = self._on(
             connection,
-            f"select {_STATE_COLUMNS} from {{p}}job_state where lock_id = :lock_id and job_id in :jobs",
+            f"select {STATE_COLUMNS} from {{p}}job_state where lock_id = :lock_id and job_id in :jobs",
             jobs=list(job_ids),
         )
-        return tuple(
-            JobState(
-                row[0],
-                row[1],
-                row[2],
-                bool(row[3]),
-                self.known_moment(row[4]),
-                self.known_moment(row[5]),
-                self.moment(row[6]),
-                self.moment(row[7]),
-            )
-            for row in rows
+        return tuple(self.job_state(row) for row in rows)
+
+    def job_state(self, row: Sequence[Any]) -> JobState:
+        """Return the values of STATE_COLUMNS as a JobState."""
+        job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until, by, reason = row
+        return JobState(
+            job_id,
+            schedule,
+            timezone,
+            bool(enabled),
+            self.known_moment(accountable_from),
+            self.known_moment(settled_until),
+            self.moment(paused_at),
+            self.moment(paused_until),
+            by,
+            reason,
         )
 
-    def _run(self, row: Sequence[Any], instance_id: str | None = None) -> Run:
+    def _run(self, row: Sequence[Any], instance_id: str | None = None, arguments: str | None = None) -> Run:
         run_id, job_id, scheduled_at, due_at, kind, state, attempt = row[:7]
         return Run(
             run_id,
@@ -187,6 +225,7 @@ class LedgerReads:
             State(state),
             attempt,
             instance_id,
+            arguments,
         )
 
     def _attempts(self, rows: Sequence[Sequence[Any]], runs: Sequence[Run], sent: float) -> list[Attempt]:
@@ -208,6 +247,7 @@ class LedgerReads:
                     instance_id,
                     started,
                     sent,
+                    run.arguments,
                 )
             )
         return attempts

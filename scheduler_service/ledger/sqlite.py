@@ -13,14 +13,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from scheduler_service.ledger import ABSENT_AFTER, Adoption, Finished, LostAttempt, Settlement
-from scheduler_service.ledger.reading import LedgerReads
-from scheduler_service.model import Attempt, JobSpec, Kind, Lease, Run, State
-
-MICROSECONDS = 1_000_000
+from scheduler_service.ledger import ABSENT_AFTER, Adoption, LostAttempt, Settlement, StartsLimits
+from scheduler_service.ledger.sqlite_endings import MICROSECONDS, SqliteEndings
+from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Reason, Run
 
 
-class SqliteLedger(LedgerReads):
+class SqliteLedger(SqliteEndings):
     """The ledger of one election in an SQLite file."""
 
     def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
@@ -42,6 +40,7 @@ class SqliteLedger(LedgerReads):
                     "schedule": spec.schedule.canonical,
                     "timezone": spec.schedule.timezone,
                     "now": now,
+                    "max_running": spec.running_limit,
                 }
                 state = known.get(spec.id)
                 if state is None:
@@ -49,8 +48,8 @@ class SqliteLedger(LedgerReads):
                     self._on(
                         connection,
                         """insert into {p}job_state (lock_id, job_id, schedule, timezone, enabled, accountable_from,
-                             settled_until, present_at)
-                           values (:lock_id, :job, :schedule, :timezone, :enabled, :now, :now, :now)""",
+                             settled_until, present_at, max_running)
+                           values (:lock_id, :job, :schedule, :timezone, :enabled, :now, :now, :now, :max_running)""",
                         **values,
                         enabled=spec.enabled,
                     )
@@ -60,35 +59,29 @@ class SqliteLedger(LedgerReads):
                         connection,
                         """update {p}job_state set enabled = 1, schedule = :schedule, timezone = :timezone,
                              present_at = :now, accountable_from = max(settled_until, :now),
-                             settled_until = max(settled_until, :now)
+                             settled_until = max(settled_until, :now), max_running = :max_running
                             where lock_id = :lock_id and job_id = :job""",
                         **values,
                     )
                 else:
                     self._on(
                         connection,
-                        "update {p}job_state set present_at = :now where lock_id = :lock_id and job_id = :job",
+                        """update {p}job_state set present_at = :now, max_running = :max_running
+                            where lock_id = :lock_id and job_id = :job""",
                         job=spec.id,
                         now=now,
+                        max_running=spec.running_limit,
                     )
             wanted = {spec.id: spec for spec in specs}
             gone = []
-            for run_id, job_id, kind, exclusive in self._on(
-                connection,
-                "select id, job_id, kind, exclusive from {p}run where lock_id = :lock_id and state = 'waiting'",
+            for run_id, job_id, kind in self._on(
+                connection, "select id, job_id, kind from {p}run where lock_id = :lock_id and state = 'waiting'"
             ):
                 spec_of_run = wanted.get(job_id)
                 if spec_of_run is None or not (spec_of_run.enabled or kind == Kind.MANUAL):
                     gone.append(run_id)
                     self._on(
                         connection, "update {p}run set state = 'cancelled', reason = null where id = :run", run=run_id
-                    )
-                elif spec_of_run.exclusive != bool(exclusive):
-                    self._on(
-                        connection,
-                        "update {p}run set exclusive = :exclusive where id = :run",
-                        run=run_id,
-                        exclusive=spec_of_run.exclusive,
                     )
             states = tuple(state for state in self._every_state(connection) if state.job_id in wanted)
             return Adoption(self.known_moment(now), states, tuple(added), tuple(returned), len(gone))
@@ -102,23 +95,28 @@ class SqliteLedger(LedgerReads):
                 one.state.job_id for one in settlements if self._settle_one(connection, lease.leader_id, one, now)
             )
 
-    def start(self, lease: Lease, claim_id: str, runs: Sequence[tuple[Run, bool]], sent: float) -> list[Attempt] | None:
+    def start(
+        self, lease: Lease, claim_id: str, runs: Sequence[tuple[Run, int | None]], sent: float
+    ) -> list[Attempt] | None:
         """Make attempts of waiting runs; see Ledger."""
         with self._fenced(lease) as (connection, now):
             if now is None:
                 return None
             begun = []
-            for run, exclusive in sorted(runs, key=lambda pair: (pair[0].due_at, pair[0].id)):
+            for run, limit in sorted(runs, key=lambda pair: (pair[0].scheduled_at, pair[0].id)):
                 # One after another: the slot that one takes is seen by the next.
+                slot = self._free_slot(connection, run.job_id, limit)
+                if slot is None and limit is not None:
+                    continue
                 picked = self._on(
                     connection,
                     """update {p}run set state = 'running', reason = null, attempt = attempt + 1,
-                         exclusive = :exclusive, slot_held = 1
+                         exclusive = :exclusive, slot = :slot, slot_held = 1
                         where id = :run and state = 'waiting' and cancel_requested_at is null and due_at <= :now
-                          and not (:exclusive and exists (select 1 from {p}run o where o.lock_id = run.lock_id
-                            and o.job_id = run.job_id and o.slot_held)) returning attempt""",
+                        returning attempt""",
                     run=run.id,
-                    exclusive=exclusive,
+                    exclusive=limit == 1,
+                    slot=slot,
                     now=now,
                 )
                 for (number,) in picked:
@@ -135,45 +133,9 @@ class SqliteLedger(LedgerReads):
                     begun.append((row[0], run.id, number, lease.term, lease.leader_id, now))
             return self._attempts(begun, [run for run, _ in runs], sent)
 
-    def unstart(self, instance_id: str, attempt_ids: Sequence[int]) -> int:
-        """Delete attempts that certainly never began; their runs wait again."""
-        count = 0
-        with self._database.transaction() as connection:
-            for attempt_id in attempt_ids:
-                for run_id, number in self._on(
-                    connection,
-                    """delete from {p}run_attempt where id = :attempt and instance_id = :me and state = 'running'
-                       returning run_id, attempt""",
-                    attempt=attempt_id,
-                    me=instance_id,
-                ):
-                    count += len(
-                        self._on(
-                            connection,
-                            """update {p}run
-                                  set state = case when cancel_requested_at is null then 'waiting' else 'cancelled' end,
-                                      reason = case when cancel_requested_at is null then 'queued' end,
-                                      attempt = attempt - 1, slot_held = 0
-                                where id = :run and attempt = :number and state = 'running' returning id""",
-                            run=run_id,
-                            number=number,
-                        )
-                    )
-        return count
-
-    def finish(self, finished: Sequence[Finished]) -> None:
-        """Close attempts, and their runs where the attempt is the newest."""
-        with self._database.transaction() as connection:
-            for one in finished:
-                self._finish_one(connection, one)
-
-    def sign_out(self, instance_id: str) -> None:
-        """Close what is still open under this name as lost, free its slots and remove its row."""
-        with self._database.transaction() as connection:
-            self._on(connection, "delete from {p}replica where instance_id = :gone", gone=instance_id)
-            self._close(connection, instance_id)
-
-    def mark_lost(self, lease: Lease, instance_id: str, seen_at: datetime | None) -> list[LostAttempt] | None:
+    def mark_lost(
+        self, lease: Lease, instance_id: str, seen_at: datetime | None, starts_limits: StartsLimits
+    ) -> list[LostAttempt] | None:
         """Close what a replica left open; see Ledger."""
         with self._fenced(lease) as (connection, now):
             if now is None:
@@ -181,7 +143,7 @@ class SqliteLedger(LedgerReads):
             rows = self._on(connection, "select seen_at from {p}replica where instance_id = :gone", gone=instance_id)
             if rows and rows[0][0] != self.stamp(seen_at):
                 return []
-            return self._close(connection, instance_id)
+            return self.close_left_open(connection, instance_id, starts_limits)
 
     def prune(self, lease: Lease, keep_for: timedelta, keep_runs: int, limit: int) -> int | None:
         """Remove closed rows that are too old or too many, at most `limit`."""
@@ -267,12 +229,15 @@ class SqliteLedger(LedgerReads):
         )
         if not swapped:
             return False
-        for decision in one.decisions:
+        decisions = one.decisions
+        if decisions and self._extended(connection, state.job_id, decisions[0], now, leader_id):
+            decisions = decisions[1:]
+        for decision in decisions:
             self._on(
                 connection,
-                """insert into {p}run (lock_id, job_id, scheduled_at, until, due_at, kind, state, reason, exclusive,
-                     decided_at, decided_by)
-                   values (:lock_id, :job, :tick, :until, :due, :kind, :state, :reason, :exclusive, :now, :me)
+                """insert into {p}run (lock_id, job_id, scheduled_at, until, due_at, kind, state, reason, decided_at,
+                     decided_by)
+                   values (:lock_id, :job, :tick, :until, :due, :kind, :state, :reason, :now, :me)
                    on conflict (lock_id, job_id, scheduled_at) where kind in ('scheduled', 'catch_up', 'range')
                    do nothing""",
                 job=state.job_id,
@@ -282,7 +247,6 @@ class SqliteLedger(LedgerReads):
                 kind=str(decision.kind),
                 state=str(decision.state),
                 reason=str(decision.reason),
-                exclusive=one.exclusive,
                 now=now,
                 me=leader_id,
             )
@@ -296,70 +260,47 @@ class SqliteLedger(LedgerReads):
                 now=now,
                 me=leader_id,
             )
-        return True
-
-    def _finish_one(self, connection: Connection, one: Finished) -> None:
-        outcome = one.outcome
-        done = self._on(
-            connection,
-            """update {p}run_attempt set state = :state, error = :error, exit_code = :exit_code, result = :result,
-                 finished_at = started_at + :microseconds
-                where id = :attempt and state in ('running', 'lost') returning run_id, attempt""",
-            attempt=one.attempt.id,
-            state=str(outcome.state),
-            error=outcome.error,
-            exit_code=outcome.exit_code,
-            result=outcome.result,
-            microseconds=round(outcome.seconds * MICROSECONDS),
-        )
-        for run_id, number in done:
+        for run_id, by in one.replaced:
             self._on(
                 connection,
-                """update {p}run set state = :state, reason = null, slot_held = slot_held and :held
-                    where id = :run and attempt = :number and state in ('running', 'lost', 'waiting')""",
+                """update {p}run set state = case when state = 'waiting' then 'cancelled' else state end, reason = null,
+                     cancel_requested_at = :now, cancel_requested_by = :by
+                    where id = :run and state in ('waiting', 'running') and cancel_requested_at is null""",
                 run=run_id,
-                number=number,
-                state=str(outcome.state),
-                held=not outcome.returned,
+                now=now,
+                by=by,
             )
-            if outcome.output:
-                self._on(
-                    connection,
-                    """insert into {p}run_output (attempt_id, text, truncated) values (:attempt, :text, :truncated)
-                       on conflict (attempt_id) do update set text = excluded.text, truncated = excluded.truncated""",
-                    attempt=one.attempt.id,
-                    text=outcome.output,
-                    truncated=outcome.truncated,
-                )
+        return True
 
-    def _close(self, connection: Connection, instance_id: str) -> list[LostAttempt]:
-        lost = self._on(
+    def _extended(self, connection: Connection, job_id: str, decision: Decision, now: int, leader_id: str) -> bool:
+        """Let the row of a pause that goes on cover `decision` too; return whether there was one to extend."""
+        if decision.reason is not Reason.PAUSED:
+            return False
+        rows = self._on(
             connection,
-            """update {p}run_attempt set state = 'lost', finished_at = {now}
-                where instance_id = :gone and state = 'running' returning id, run_id, attempt""",
-            gone=instance_id,
+            """update {p}run set until = :until, decided_at = :now
+                where reason = 'paused' and decided_by = :me and id = (
+                  select id from {p}run where lock_id = :lock_id and job_id = :job
+                     and kind in ('scheduled', 'catch_up', 'range') order by scheduled_at desc limit 1)
+                returning id""",
+            job=job_id,
+            until=self.stamp(decision.until),
+            now=now,
+            me=leader_id,
         )
-        closed = []
-        for attempt_id, run_id, number in lost:
-            closed += [
-                LostAttempt(attempt_id, run_id, number, job_id, self.known_moment(scheduled_at))
-                for job_id, scheduled_at in self._on(
-                    connection,
-                    """update {p}run set state = :state, slot_held = 0
-                        where id = :run and attempt = :number and state <> 'waiting' returning job_id, scheduled_at""",
-                    state=str(State.LOST),
-                    run=run_id,
-                    number=number,
-                )
-            ]
-        self._on(
+        return bool(rows)
+
+    def _free_slot(self, connection: Connection, job_id: str, limit: int | None) -> int | None:
+        """Return the lowest free slot of a job, None if it has none or needs none."""
+        if limit is None:
+            return None
+        rows = self._on(
             connection,
-            """update {p}run set slot_held = 0 where lock_id = :lock_id and slot_held and exists (
-                 select 1 from {p}run_attempt a
-                  where a.run_id = run.id and a.attempt = run.attempt and a.instance_id = :gone)""",
-            gone=instance_id,
+            "select slot from {p}run where lock_id = :lock_id and job_id = :job and slot_held",
+            job=job_id,
         )
-        return closed
+        held = {row[0] for row in rows}
+        return next((slot for slot in range(limit) if slot not in held), None) if len(rows) < limit else None
 
     def _every_state(self, connection: Connection) -> Any:
         ids = [row[0] for row in self._on(connection, "select job_id from {p}job_state where lock_id = :lock_id")]

@@ -93,6 +93,7 @@ job_state = Table(
     Column("accountable_from", UtcMicroseconds, nullable=False),
     Column("settled_until", UtcMicroseconds, nullable=False),
     Column("present_at", UtcMicroseconds, nullable=False),
+    Column("max_running", Integer),  # how many of its runs may go on at once; null: any number
     Column("paused_at", UtcMicroseconds),
     Column("paused_until", UtcMicroseconds),
     Column("paused_by", Text),
@@ -116,8 +117,7 @@ run = Table(
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("exclusive", Boolean, nullable=False, server_default=text("false")),
     Column("slot_held", Boolean, nullable=False, server_default=text("false")),
-    Column("max_running", Integer),  # how many runs of the job may go on at once; null: any number
-    Column("slot", Integer),  # which of them this one is, from 0; null where there is no limit
+    Column("slot", Integer),  # which of the job's slots it holds, from 0; null where there is no limit
     Column("decided_at", UtcMicroseconds, nullable=False),
     Column("decided_by", Text),
     Column("cancel_requested_at", UtcMicroseconds),

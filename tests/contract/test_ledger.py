@@ -5,110 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
 
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database
-from scheduler_service.ledger import Finished, JobState, Ledger, Replica, Settlement, open_ledger
-from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Outcome, Reason, Run, State
-from scheduler_service.tables import database_time, job_state, leader_lease, replica, run, run_attempt, run_output
-
-LOCK = 7
-ME, OTHER = "me-1", "other-2"
-MINUTE = timedelta(minutes=1)
-
-
-def specs(*job_ids: str, **changes: Any) -> list[JobSpec]:
-    every = schedules.every(MINUTE)
-    return [JobSpec(**{"id": job_id, "run": "jobs:main", "schedule": every, **changes}) for job_id in job_ids]
-
-
-class World:
-    """One ledger, with a leader."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.ledger: Ledger = open_ledger(database, LOCK)
-        self.lease = self.elect(ME, 1)
-
-    def execute(self, statement: Any) -> Any:
-        with self.database.connect() as connection:
-            result = connection.execute(statement)
-            return result.fetchall() if result.returns_rows else None
-
-    def now(self) -> datetime:
-        return self.execute(select(database_time()))[0][0]
-
-    def elect(self, leader_id: str, term: int) -> Lease:
-        now = self.now()
-        self.execute(delete(leader_lease))
-        self.execute(
-            insert(leader_lease).values(
-                id=LOCK,
-                leader_id=leader_id,
-                term=term,
-                created_at=now,
-                expires_at=now + timedelta(hours=1),
-                lease_seconds=3600,
-            )
-        )
-        return Lease(LOCK, leader_id, term, now, float("inf"))
-
-    def adopt(self, *job_ids: str, back: timedelta = timedelta(hours=1), **changes: Any) -> dict[str, JobState]:
-        """Adopt jobs that were last settled `back` ago."""
-        adopted = self.ledger.adopt(self.lease, specs(*job_ids, **changes))
-        assert adopted is not None
-        since = adopted.now - back
-        self.execute(
-            update(job_state)
-            .where(job_state.c.job_id.in_(adopted.added))
-            .values(settled_until=since, accountable_from=since)
-        )
-        return {state.job_id: state for state in self.ledger.job_states(job_ids)}
-
-    def settlement(self, state: JobState, *states: State, until: datetime | None = None, **changes: Any) -> Settlement:
-        decisions = tuple(
-            Decision(
-                state.settled_until + (number + 1) * timedelta(seconds=1),
-                state.settled_until + (number + 1) * timedelta(seconds=1),
-                Kind.SCHEDULED,
-                decided,
-                Reason.QUEUED if decided is State.WAITING else Reason.COALESCED,
-            )
-            for number, decided in enumerate(states)
-        )
-        default = state.settled_until + 10 * MINUTE
-        known = {"exclusive": True, "decisions": decisions, **changes}
-        return Settlement(state, until or default, state.schedule, state.timezone, state.enabled, **known)
-
-    def waiting_runs(self, job_id: str = "a", count: int = 1, **changes: Any) -> tuple[Run, ...]:
-        """Decide `count` ticks of a job to run, and read them back."""
-        state = self.adopt(job_id)[job_id]
-        settled = self.ledger.settle(self.lease, [self.settlement(state, *[State.WAITING] * count, **changes)])
-        assert settled == {job_id}
-        return self.ledger.waiting(100)
-
-    def started(self, job_id: str = "a") -> Attempt:
-        (waiting,) = self.waiting_runs(job_id)
-        begun = self.ledger.start(self.lease, "claim", [(waiting, True)], 1.0)
-        assert begun is not None
-        return begun[0]
-
-    def row(self, table: Any, **where: Any) -> Any:
-        (found,) = self.execute(select(table).where(*(table.c[name] == value for name, value in where.items())))
-        return found
+from scheduler_service.ledger import Finished, Replica, open_ledger
+from scheduler_service.model import Lease, Overlap, Reason, State
+from scheduler_service.tables import job_state, leader_lease, replica, run, run_attempt, run_output
+from tests.contract.ledger_world import LOCK, ME, MINUTE, OTHER, World, outcome, specs
 
 
 @pytest.fixture
 def world(database: Database) -> World:
     return World(database)
-
-
-def outcome(state: State = State.SUCCEEDED, **changes: Any) -> Outcome:
-    return Outcome(**{"state": state, "seconds": 1.5, **changes})
 
 
 def test_new_jobs_are_accountable_from_now(world: World) -> None:
@@ -242,7 +153,7 @@ def test_a_stale_waiting_run_is_withdrawn_with_its_reason(world: World) -> None:
         lambda world, lease: world.ledger.adopt(lease, specs("a")),
         lambda world, lease: world.ledger.settle(lease, []),
         lambda world, lease: world.ledger.start(lease, "claim", [], 0.0),
-        lambda world, lease: world.ledger.mark_lost(lease, OTHER, None),
+        lambda world, lease: world.ledger.mark_lost(lease, OTHER, None, {}),
         lambda world, lease: world.ledger.prune(lease, MINUTE, 1, 10),
     ],
     ids=["adopt", "settle", "start", "mark_lost", "prune"],
@@ -269,14 +180,14 @@ def test_a_deposed_leader_settles_and_starts_nothing(world: World) -> None:
     stale, world.lease = world.lease, world.elect(OTHER, 2)
     (state,) = world.ledger.job_states(["a"])
     assert world.ledger.settle(stale, [world.settlement(state, State.WAITING)]) is None
-    assert world.ledger.start(stale, "claim", [(waiting, True)], 0.0) is None
+    assert world.ledger.start(stale, "claim", [(waiting, 1)], 0.0) is None
     assert world.ledger.job_states(["a"]) == (state,)
     assert world.row(run, id=waiting.id).state == "waiting"
 
 
 def test_the_oldest_due_starts_first(world: World) -> None:
-    world.waiting_runs("a", 3, exclusive=False)
-    assert [one.scheduled_at for one in world.ledger.waiting(2)] == sorted(
+    world.waiting_runs("a", 3, overlap=Overlap.ALLOW)
+    assert [one.scheduled_at for one in world.ledger.poll(2).runs] == sorted(
         row.scheduled_at for row in world.execute(select(run))
     )[:2]
 
@@ -284,14 +195,14 @@ def test_the_oldest_due_starts_first(world: World) -> None:
 def test_an_exclusive_job_offers_one_run_at_a_time(world: World) -> None:
     runs = world.waiting_runs("a", 3)
     assert len(runs) == 1
-    begun = world.ledger.start(world.lease, "claim", [(runs[0], True)], 0.0)
+    begun = world.ledger.start(world.lease, "claim", [(runs[0], 1)], 0.0)
     assert begun is not None
     assert len(begun) == 1
-    assert world.ledger.waiting(10) == ()
+    assert world.ledger.poll(10).runs == ()
 
 
 def test_two_runs_of_an_exclusive_job_never_start_together(world: World) -> None:
-    runs = world.waiting_runs("a", 2, exclusive=False)
+    runs = world.waiting_runs("a", 2, overlap=Overlap.ALLOW)
     assert len(runs) == 2
     begun = world.ledger.start(world.lease, "claim", [(one, True) for one in runs], 0.0)
     assert begun is not None
@@ -300,15 +211,15 @@ def test_two_runs_of_an_exclusive_job_never_start_together(world: World) -> None
 
 def test_a_run_that_is_started_twice_starts_once(world: World) -> None:
     (waiting,) = world.waiting_runs("a")
-    first = world.ledger.start(world.lease, "one", [(waiting, True)], 0.0)
+    first = world.ledger.start(world.lease, "one", [(waiting, 1)], 0.0)
     assert first is not None
     assert len(first) == 1
-    assert world.ledger.start(world.lease, "two", [(waiting, True)], 0.0) == []
+    assert world.ledger.start(world.lease, "two", [(waiting, 1)], 0.0) == []
 
 
 def test_what_a_start_did_whose_reply_was_lost_is_found_by_its_claim(world: World) -> None:
     (waiting,) = world.waiting_runs("a")
-    begun = world.ledger.start(world.lease, "claim", [(waiting, True)], 3.0)
+    begun = world.ledger.start(world.lease, "claim", [(waiting, 1)], 3.0)
     assert world.ledger.claimed("claim", [waiting], 3.0) == begun
     assert world.ledger.claimed("never sent", [waiting], 3.0) == []
 
@@ -316,23 +227,23 @@ def test_what_a_start_did_whose_reply_was_lost_is_found_by_its_claim(world: Worl
 def test_waiting_runs_of_a_paused_job_wait(world: World) -> None:
     world.waiting_runs("a")
     world.execute(update(job_state).values(paused_at=world.now()))
-    assert world.ledger.waiting(10) == ()
+    assert world.ledger.poll(10).runs == ()
     world.execute(update(job_state).values(paused_until=world.now()))
-    assert len(world.ledger.waiting(10)) == 1
+    assert len(world.ledger.poll(10).runs) == 1
 
 
 def test_a_run_that_is_not_due_yet_waits(world: World) -> None:
     (waiting,) = world.waiting_runs("a")
     world.execute(update(run).values(due_at=world.now() + timedelta(hours=1)))
-    assert world.ledger.waiting(10) == ()
-    assert world.ledger.start(world.lease, "claim", [(waiting, True)], 0.0) == []
+    assert world.ledger.poll(10).runs == ()
+    assert world.ledger.start(world.lease, "claim", [(waiting, 1)], 0.0) == []
 
 
 def test_a_fence_number_is_never_given_again(world: World) -> None:
     attempt = world.started()
     assert world.ledger.unstart(ME, [attempt.id]) == 1
-    (waiting,) = world.ledger.waiting(10)
-    begun = world.ledger.start(world.lease, "again", [(waiting, True)], 0.0)
+    (waiting,) = world.ledger.poll(10).runs
+    begun = world.ledger.start(world.lease, "again", [(waiting, 1)], 0.0)
     assert begun is not None
     assert begun[0].id > attempt.id
     assert begun[0].attempt == attempt.attempt == 1
@@ -382,7 +293,7 @@ def test_a_thread_that_goes_on_keeps_its_slot(world: World) -> None:
 
 def test_the_open_attempts_of_a_vanished_replica_are_closed_as_lost(world: World) -> None:
     attempt = world.started()
-    lost = world.ledger.mark_lost(world.lease, ME, None)
+    lost = world.ledger.mark_lost(world.lease, ME, None, {})
     assert lost is not None
     assert [(one.attempt_id, one.job_id) for one in lost] == [(attempt.id, "a")]
     row = world.row(run, id=attempt.run_id)
@@ -395,13 +306,13 @@ def test_a_replica_that_signed_in_meanwhile_loses_nothing(world: World) -> None:
     me = Replica(ME, "host", 1, "1", "hash")
     seen = world.ledger.sign_in(me).now
     world.execute(update(replica).values(seen_at=seen + timedelta(seconds=1)))
-    assert world.ledger.mark_lost(world.lease, ME, seen) == []
+    assert world.ledger.mark_lost(world.lease, ME, seen, {}) == []
     assert world.ledger.still_open(attempt.id)
 
 
 def test_a_late_result_turns_lost_into_what_really_happened(world: World) -> None:
     attempt = world.started()
-    world.ledger.mark_lost(world.lease, ME, None)
+    world.ledger.mark_lost(world.lease, ME, None, {})
     world.ledger.finish([Finished(attempt, outcome())])
     assert world.row(run_attempt, id=attempt.id).state == "succeeded"
     assert world.row(run, id=attempt.run_id).state == "succeeded"
@@ -409,10 +320,10 @@ def test_a_late_result_turns_lost_into_what_really_happened(world: World) -> Non
 
 def test_a_late_result_changes_only_its_own_row_once_a_newer_attempt_runs(world: World) -> None:
     attempt = world.started()
-    world.ledger.mark_lost(world.lease, ME, None)
+    world.ledger.mark_lost(world.lease, ME, None, {})
     world.execute(update(run).values(state="waiting", reason="rerun"))
-    (again,) = world.ledger.waiting(10)
-    newer = world.ledger.start(world.lease, "again", [(again, True)], 0.0)
+    (again,) = world.ledger.poll(10).runs
+    newer = world.ledger.start(world.lease, "again", [(again, 1)], 0.0)
     assert newer is not None
     assert newer[0].attempt == 2
     world.ledger.finish([Finished(attempt, outcome())])
@@ -423,11 +334,11 @@ def test_a_late_result_changes_only_its_own_row_once_a_newer_attempt_runs(world:
 
 def test_a_late_time_out_does_not_take_back_a_slot_that_was_given_on(world: World) -> None:
     attempt = world.started()
-    world.ledger.mark_lost(world.lease, ME, None)
+    world.ledger.mark_lost(world.lease, ME, None, {})
     state = world.ledger.job_states(["a"])[0]
     assert world.ledger.settle(world.lease, [world.settlement(state, State.WAITING)]) == {"a"}
-    (newer,) = world.ledger.waiting(10)
-    assert world.ledger.start(world.lease, "newer", [(newer, True)], 0.0)
+    (newer,) = world.ledger.poll(10).runs
+    assert world.ledger.start(world.lease, "newer", [(newer, 1)], 0.0)
     world.ledger.finish([Finished(attempt, outcome(State.TIMED_OUT, returned=False))])
     assert world.row(run, id=attempt.run_id).slot_held is False
     assert world.row(run, id=newer.id).slot_held is True
@@ -436,7 +347,7 @@ def test_a_late_time_out_does_not_take_back_a_slot_that_was_given_on(world: Worl
 def test_a_vanished_replica_frees_the_slot_that_a_stuck_thread_held(world: World) -> None:
     attempt = world.started()
     world.ledger.finish([Finished(attempt, outcome(State.TIMED_OUT, returned=False))])
-    assert world.ledger.mark_lost(world.lease, ME, None) == []
+    assert world.ledger.mark_lost(world.lease, ME, None, {}) == []
     row = world.row(run, id=attempt.run_id)
     assert (row.state, row.slot_held) == ("timed_out", False)
 
@@ -462,7 +373,7 @@ def test_signing_out_leaves_nothing_open(world: World, signed_in: bool) -> None:
     attempt = world.started()
     if signed_in:
         world.ledger.sign_in(Replica(ME, "host", 1, "1", "hash"))
-    world.ledger.sign_out(ME)
+    world.ledger.sign_out(ME, {})
     row = world.row(run, id=attempt.run_id)
     assert (row.state, row.slot_held) == ("lost", False)
     assert world.execute(select(replica)) == []
@@ -505,6 +416,6 @@ def test_pruning_takes_no_more_than_it_may(world: World) -> None:
 def test_elections_do_not_see_each_other(world: World) -> None:
     world.waiting_runs("a")
     other = open_ledger(world.database, LOCK + 1)
-    assert other.waiting(10) == ()
+    assert other.poll(10).runs == ()
     assert other.job_states(["a"]) == ()
     assert other.survey(["a"]).open_runs == ()

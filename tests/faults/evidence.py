@@ -111,6 +111,7 @@ class Effect:
     run_id: int
     pid: int
     what: str
+    at: float  # boot-clock seconds
 
 
 def effects(path: Path) -> list[Effect]:
@@ -119,8 +120,9 @@ def effects(path: Path) -> list[Effect]:
         return []
     found = []
     for line in path.read_text().splitlines():
-        job, scheduled_at, fence, run_id, pid, what = line.split()
-        found.append(Effect(job, datetime.fromisoformat(scheduled_at), int(fence), int(run_id), int(pid), what))
+        job, scheduled_at, fence, run_id, pid, what, at = line.split()
+        moment = datetime.fromisoformat(scheduled_at)
+        found.append(Effect(job, moment, int(fence), int(run_id), int(pid), what, float(at)))
     return found
 
 
@@ -131,10 +133,10 @@ def going_on(path: Path, pid: int) -> set[int]:
     return {one.fence for one in of_process} - ended
 
 
-def ticks(after: datetime, until: datetime) -> Iterable[datetime]:
+def ticks(after: datetime, until: datetime, interval: timedelta = INTERVAL) -> Iterable[datetime]:
     """Return the multiples of the interval since the epoch in (after, until]."""
-    number = (after - EPOCH) // INTERVAL + 1
-    while (tick := EPOCH + number * INTERVAL) <= until:
+    number = (after - EPOCH) // interval + 1
+    while (tick := EPOCH + number * interval) <= until:
         yield tick
         number += 1
 

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_service import schedule as schedules
-from scheduler_service.model import CatchUp, Decision, JobSpec, Kind, Overlap, Reason, State
-from scheduler_service.policy import RANGE_FROM, decide, paused, settle_until
-from scheduler_service.schedule import Schedule, due_at
+from scheduler_service.model import CatchUp, Decision, JobSpec, Kind, Overlap, Reason, Retry, State
+from scheduler_service.policy import RANGE_FROM, decide, paused, retry_seconds, settle_until
+from scheduler_service.schedule import Schedule, due_at, every
 
 VECTORS = json.loads((Path(__file__).parent.parent / "data" / "catch_up_vectors.json").read_text())
 # One known answer contradicts the table that it is to illustrate: its second tick is 10 s old with a grace of 60 s,
 # so it is on time and runs as itself.  The table holds.
 CORRECTED = {("fall back, interval job: both 02:30 are ticks", "2026-10-25T02:30:00+01:00"): "run"}
+SECOND = timedelta(seconds=1)
 NOON = datetime(2026, 5, 5, 12, tzinfo=UTC)
 
 
@@ -154,7 +155,7 @@ def test_a_week_of_seconds_is_a_handful_of_rows() -> None:
 def test_a_tick_that_comes_due_while_the_job_runs_is_skipped() -> None:
     schedule = schedules.every(timedelta(seconds=10))
     decisions = decide(
-        spec_of(schedule), schedule, NOON, NOON + timedelta(seconds=10), NOON + timedelta(seconds=10), busy=True
+        spec_of(schedule), schedule, NOON, NOON + timedelta(seconds=10), NOON + timedelta(seconds=10), open_count=1
     )
     assert [word(one) for one in decisions] == ["skipped:overlap"]
 
@@ -162,7 +163,7 @@ def test_a_tick_that_comes_due_while_the_job_runs_is_skipped() -> None:
 def test_a_job_that_allows_overlap_runs_while_it_runs() -> None:
     schedule = schedules.every(timedelta(seconds=10))
     now = NOON + timedelta(seconds=10)
-    decisions = decide(spec_of(schedule, overlap=Overlap.ALLOW), schedule, NOON, now, now, busy=True)
+    decisions = decide(spec_of(schedule, overlap=Overlap.ALLOW), schedule, NOON, now, now, open_count=1)
     assert [word(one) for one in decisions] == ["run"]
 
 
@@ -176,7 +177,7 @@ def test_ticks_settled_together_never_skip_each_other() -> None:
 def test_a_waiting_run_keeps_its_place_while_the_job_runs() -> None:
     schedule = schedules.every(timedelta(seconds=10))
     now = NOON + timedelta(seconds=10)
-    decisions = decide(spec_of(schedule, catch_up=CatchUp.ALL), schedule, NOON, now, now, waiting=[NOON], busy=True)
+    decisions = decide(spec_of(schedule, catch_up=CatchUp.ALL), schedule, NOON, now, now, waiting=[NOON], open_count=1)
     assert [(one.scheduled_at, word(one)) for one in decisions] == [(NOON, "run"), (now, "skipped:overlap")]
 
 
@@ -191,3 +192,72 @@ def test_a_pause_is_one_range_however_long() -> None:
 def test_a_pause_without_a_tick_leaves_no_row() -> None:
     schedule = schedules.every(timedelta(hours=1))
     assert paused(spec_of(schedule), schedule, NOON, NOON + timedelta(minutes=59)) == []
+
+
+def test_a_queue_takes_as_many_ticks_as_it_has_room_for() -> None:
+    schedule = every(SECOND)
+    now = NOON + 6 * SECOND
+    spec = spec_of(schedule, overlap=Overlap.QUEUE, queue_limit=3, catch_up=CatchUp.ALL)
+    for open_count, waiting_count in ((0, 4), (1, 3), (3, 1), (4, 0), (9, 0)):
+        decisions = decide(spec, schedule, NOON, now, now, open_count=open_count)
+        assert [one.state for one in decisions] == [State.WAITING] * waiting_count + [State.SKIPPED] * (
+            6 - waiting_count
+        )
+        assert {one.reason for one in decisions[waiting_count:]} == {Reason.QUEUE_LIMIT}
+
+
+def test_what_would_be_folded_into_a_tick_without_room_is_skipped_with_it() -> None:
+    schedule = every(SECOND)
+    now = NOON + 3 * SECOND
+    full = spec_of(schedule, overlap=Overlap.QUEUE, queue_limit=1)
+    assert {one.reason for one in decide(full, schedule, NOON, now, now, open_count=2)} == {Reason.QUEUE_LIMIT}
+    with_room = decide(full, schedule, NOON, now, now, open_count=1)
+    assert [one.reason for one in with_room] == [Reason.COALESCED, Reason.COALESCED, Reason.QUEUED]
+
+
+def test_ticks_decided_together_replace_all_but_the_newest_that_fit() -> None:
+    schedule = every(SECOND)
+    now = NOON + 5 * SECOND
+    spec = spec_of(schedule, overlap=Overlap.REPLACE, catch_up=CatchUp.ALL, max_running=2)
+    decisions = decide(spec, schedule, NOON, now, now, open_count=7)
+    assert [one.reason for one in decisions] == [Reason.COALESCED] * 3 + [Reason.QUEUED] * 2
+
+
+def test_a_job_with_slots_left_skips_nothing() -> None:
+    schedule = every(SECOND)
+    now = NOON + SECOND
+    for open_count, state in ((0, State.WAITING), (2, State.WAITING), (3, State.SKIPPED)):
+        spec = spec_of(schedule, max_running=3)
+        assert [one.state for one in decide(spec, schedule, NOON, now, now, open_count=open_count)] == [state]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "state", "asked", "wait"),
+    [
+        (1, State.FAILED, None, 10.0),
+        (2, State.FAILED, None, 30.0),
+        (3, State.TIMED_OUT, None, 60.0),
+        (4, State.FAILED, None, None),
+        (1, State.FAILED, 0.0, 0.0),
+        (4, State.FAILED, 5.0, None),
+        (1, State.SUCCEEDED, None, None),
+        (1, State.CANCELLED, None, None),
+    ],
+)
+def test_a_failed_run_is_tried_again_later_and_later(
+    attempt: int, state: State, asked: float | None, wait: float | None
+) -> None:
+    retry = Retry(attempts=4, delay=10 * SECOND, factor=3.0, max_delay=60 * SECOND)
+    assert retry_seconds(spec_of(every(SECOND), retry=retry), attempt, state, asked) == wait
+
+
+def test_only_what_the_job_names_is_tried_again() -> None:
+    spec = spec_of(every(SECOND), retry=Retry(attempts=2, on=("timeout",)))
+    assert retry_seconds(spec, 1, State.FAILED) is None
+    assert retry_seconds(spec, 1, State.FAILED, asked=1.0) == 1.0
+    assert retry_seconds(spec, 1, State.TIMED_OUT) == 10.0
+
+
+def test_the_thousandth_wait_is_still_a_number() -> None:
+    spec = spec_of(every(SECOND), retry=Retry(attempts=1000, factor=100.0))
+    assert retry_seconds(spec, 999, State.FAILED) == 600.0

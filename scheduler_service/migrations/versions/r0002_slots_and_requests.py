@@ -21,15 +21,14 @@ def upgrade() -> None:
 
     for table, column in (
         ("leader_lease", sa.Column("resign_by", sa.Text)),
-        ("run", sa.Column("max_running", sa.Integer)),
+        ("job_state", sa.Column("max_running", sa.Integer)),
         ("run", sa.Column("slot", sa.Integer)),
         ("run", sa.Column("cancel_requested_by", sa.Text)),
         ("run_attempt", sa.Column("peak_memory_bytes", sa.BigInteger)),
     ):
         op.add_column(table, column, schema=schema)
-    # What waits or runs has the limit that `exclusive` stood for so far.
+    # The slot that `exclusive` stood for so far.
     run = "run" if schema is None else f'"{schema}".run'
-    op.execute(f"update {run} set max_running = 1 where exclusive and state = 'waiting'")  # noqa: S608  # our own name
-    op.execute(f"update {run} set max_running = 1, slot = 0 where exclusive and slot_held")  # noqa: S608  # the same
+    op.execute(f"update {run} set slot = 0 where exclusive and slot_held")  # noqa: S608  # our own name
     index("run_slot_number", "run", "lock_id", "job_id", "slot", unique=True, where="slot_held")
     index("job_state_paused", "job_state", "lock_id", where="paused_at is not null")

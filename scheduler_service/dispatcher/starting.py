@@ -1,0 +1,114 @@
+"""Start what waits in the ledger, and hand what was started to the workers.
+
+    poll --as many as there are workers and processes--> start --> submit
+                                                           |
+                                            no reply: claimed, until it is known what was started
+
+What to start is read from the ledger each time, never remembered.  What was started is run, drain or not,
+leader or not: its attempt is open under our name.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from scheduler_service.clock import Clock
+from scheduler_service.ledger import Ledger, Poll
+from scheduler_service.model import Attempt, Isolation, JobSpec, Lease, Run
+
+Specs = Mapping[str, JobSpec]
+
+
+class Pool(Protocol):
+    """Who runs what was started."""
+
+    @property
+    def free_count(self) -> int:
+        """How many attempts can be taken now."""
+
+    @property
+    def free_process_count(self) -> int:
+        """How many of them may be of jobs with `isolation: process`."""
+
+    def submit(self, attempt: Attempt, spec: JobSpec) -> None:
+        """Run an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A start that was sent: which runs, under which configuration, when (boot clock)."""
+
+    runs: tuple[Run, ...]
+    specs: Specs
+    sent: float
+
+
+class Starter:
+    """The starts of one dispatcher; for its thread, but for `open_claims`.
+
+    Its verbs raise StoreUnavailable as the ledger's do.
+    """
+
+    def __init__(self, ledger: Ledger, workers: Pool, clock: Clock) -> None:
+        self._ledger = ledger
+        self._workers = workers
+        self._clock = clock
+        self._claims: Mapping[str, _Claim] = {}  # sent, and not answered or not handed over
+
+    @property
+    def free_count(self) -> int:
+        """How many runs can be started now."""
+        return self._workers.free_count
+
+    def open_claims(self) -> frozenset[str]:
+        """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
+        return frozenset(self._claims)
+
+    def poll(self, specs: Specs) -> Poll:
+        """Read what there is to do, and as many runs as there are workers for."""
+        isolated = [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
+        return self._ledger.poll(self._workers.free_count, isolated)
+
+    def with_room(self, runs: Iterable[Run], specs: Specs) -> tuple[tuple[Run, ...], bool]:
+        """Return those of the runs for which there are processes, too, and whether others may wait behind the rest."""
+        room = self._workers.free_process_count
+        chosen, more = [], False
+        for run in runs:
+            spec = specs.get(run.job_id)
+            if spec is None:
+                continue
+            if _isolated(spec):
+                if room == 0:
+                    more = True
+                    continue
+                room -= 1
+            chosen.append(run)
+        return tuple(chosen), more
+
+    def start(self, lease: Lease, runs: tuple[Run, ...], specs: Specs) -> bool:
+        """Start runs and hand their attempts over; False when the term is over."""
+        claim_id, sent = uuid.uuid4().hex, self._clock.monotonic()
+        # Known before it is sent: if the reply is lost we ask for what carries the claim.
+        self._claims = {**self._claims, claim_id: _Claim(runs, specs, sent)}
+        wanted = [(run, specs[run.job_id].running_limit) for run in runs]
+        attempts = self._ledger.start(lease, claim_id, wanted, sent)
+        self._hand_over(claim_id, attempts or [])
+        return attempts is not None
+
+    def answer_claims(self) -> None:
+        """Find out what became of starts without an answer."""
+        for claim_id, claim in tuple(self._claims.items()):
+            self._hand_over(claim_id, self._ledger.claimed(claim_id, claim.runs, claim.sent))
+
+    def _hand_over(self, claim_id: str, attempts: Iterable[Attempt]) -> None:
+        specs = self._claims[claim_id].specs
+        for attempt in attempts:
+            self._workers.submit(attempt, specs[attempt.job_id])
+        self._claims = {known: claim for known, claim in self._claims.items() if known != claim_id}
+
+
+def _isolated(spec: JobSpec) -> bool:
+    return spec.isolation is Isolation.PROCESS and spec.run is not None

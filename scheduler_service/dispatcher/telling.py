@@ -1,0 +1,48 @@
+"""What the dispatcher tells of its decisions, as events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scheduler_service.events import Events
+from scheduler_service.ledger import Adoption, JobState, Settlement
+from scheduler_service.model import Lease, Reason, State
+
+
+def tell_adoption(
+    events: Events, lease: Lease, adoption: Adoption, edited: Sequence[str], disabled: Sequence[str]
+) -> None:
+    """Tell which jobs differ from what the ledger held; nothing if none does."""
+    told = {"new": adoption.added, "enabled": adoption.returned, "edited": edited, "disabled": disabled}
+    if named := {name: ", ".join(sorted(jobs)) for name, jobs in told.items() if jobs}:
+        events.emit("jobs_adopted", term=lease.term, **named)
+    if adoption.cancelled_count:
+        reason = "their jobs are not configured any more"
+        events.emit("runs_cancelled", job="", count=adoption.cancelled_count, reason=reason)
+
+
+def tell_pause(events: Events, state: JobState, former: JobState | None) -> None:
+    """Tell that a job is paused, if that is news."""
+    known = (former.paused_at, former.paused_until) if former is not None else (None, None)
+    if state.paused_at is not None and known != (state.paused_at, state.paused_until):
+        told = {"until": state.paused_until, "by": state.paused_by, "reason": state.pause_reason}
+        events.emit("job_paused", job=state.job_id, **{key: value for key, value in told.items() if value})
+
+
+def tell_settlement(events: Events, settlement: Settlement) -> None:
+    """Tell what became of ticks that do not run, and of what makes room for those that do."""
+    job_id = settlement.state.job_id
+    if settlement.resumed:
+        events.emit("job_resumed", job=job_id)
+    for run_id, by in settlement.replaced:
+        events.emit("run_replaced", job=job_id, run=run_id, by=by)
+    for one in settlement.decisions:
+        if one.state is State.WAITING:
+            continue
+        span = {"until": one.until} if one.until is not None else {}
+        if one.reason is Reason.PAUSED:
+            events.emit("ticks_paused", job=job_id, scheduled_at=one.scheduled_at, **span)
+        elif one.state is State.SKIPPED:
+            events.emit("tick_skipped", job=job_id, scheduled_at=one.scheduled_at, reason=str(one.reason))
+        else:
+            events.emit("ticks_missed", job=job_id, scheduled_at=one.scheduled_at, reason=str(one.reason), **span)
