@@ -22,7 +22,6 @@ from scheduler_service.ledger.history import (
     RunRow,
     Standing,
 )
-from scheduler_service.ledger.history.why import REPLACED
 from scheduler_service.model import Kind, Reason
 
 Document = dict[str, Any]
@@ -335,4 +334,4 @@ def cancelled_by(row: RunRow) -> str:
     by = row.cancel_requested_by
     if by is None:
         return "asked for"
-    return by if by.startswith(REPLACED) else f"asked for by {by}"
+    return f"asked for by {by}" if row.replaced_by is None else f"replaced by {row.replaced_by}"

@@ -166,7 +166,7 @@ def test_replaced_ticks_name_what_took_their_place(command: Command, story: Stor
     story.job()
     story.term(3, "first", tick - timedelta(hours=1))
     minute, newest = timedelta(minutes=1), tick + timedelta(minutes=2)
-    by = {"cancel_requested_by": f"replaced by the tick of {iso(newest)}", "cancel_requested_at": tick + minute}
+    by = {"cancel_requested_by": f"the tick of {iso(newest)}, which replaces it", "cancel_requested_at": tick + minute}
     running = story.run(tick, "cancelled", **by)
     story.attempt(running, tick, "cancelled", seconds=150)
     story.run(tick + minute, "missed", "coalesced", decided_at=newest)

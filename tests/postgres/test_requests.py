@@ -15,7 +15,7 @@ import pytest
 from scheduler_service.database import Database
 from scheduler_service.ledger.requests import CancelledRun, Paused, Requests, StopRequested, Triggered
 from scheduler_service.tables import job_state, run
-from tests.contract.test_ledger import LOCK, World
+from tests.contract.ledger_world import LOCK, World
 from tests.waiting import wait_until
 
 START = """
@@ -86,7 +86,7 @@ def test_a_cancel_behind_a_retry_keeps_the_run_from_starting_again(race: Race) -
 
 def test_a_start_behind_a_cancel_starts_nothing(race: Race) -> None:
     (waiting,) = race.waiting_runs("a")
-    asked = race.behind(CANCEL, lambda: race.ledger.start(race.lease, "claim", [(waiting, True)], 0.0))
+    asked = race.behind(CANCEL, lambda: race.ledger.start(race.lease, "claim", [(waiting, 1)], 0.0))
     race.first.commit()
     assert asked.result(60) == []
 

@@ -8,6 +8,8 @@ from datetime import datetime
 from scheduler_service.model import Kind, Reason, State
 from scheduler_service.schedule import Schedule, parse
 
+REPLACES = ", which replaces it"  # so ends `cancel_requested_by` where no person asked, but a newer tick
+
 
 @dataclass(frozen=True, slots=True)
 class Leader:
@@ -156,6 +158,12 @@ class RunRow:
     exit_code: int | None = None
     error: str | None = None
     peak_memory_bytes: int | None = None
+
+    @property
+    def replaced_by(self) -> str | None:
+        """Which tick took its place (overlap 'replace'), for a person; None if no tick asked for its end."""
+        by = self.cancel_requested_by or ""
+        return by.removesuffix(REPLACES) if by.endswith(REPLACES) else None
 
     @property
     def is_open(self) -> bool:

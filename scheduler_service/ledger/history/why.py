@@ -27,7 +27,6 @@ MICROSECOND = timedelta(microseconds=1)
 LOOK_BACK = timedelta(days=366 * 8)  # 29 February is that far from the next, at most
 PROMPT_SECONDS = 1.0  # a leader at work decides a tick within
 SHOWN_ATTEMPTS = 3
-REPLACED = "replaced by"  # so begins `cancel_requested_by` where no person asked, but a newer tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +173,8 @@ def _on_request(row: RunRow) -> str:
     by = row.cancel_requested_by
     if row.cancel_requested_at is None or by is None:
         return ""
-    if by.startswith(REPLACED):
-        return f": it was {by} (overlap 'replace')"
+    if row.replaced_by is not None:
+        return f": it was replaced by {row.replaced_by} (overlap 'replace')"
     return f" because {by} asked for it at {_about(row.cancel_requested_at)}"
 
 
@@ -196,11 +195,7 @@ def _explain_missed(history: History, row: RunRow, moment: datetime) -> str:
 def _replaced(history: History, row: RunRow, moment: datetime) -> str | None:
     """Say which tick took the place of one that waited for the run that it was to replace; None if none did."""
     other = history.run_at_work(row.job_id, moment)
-    if (
-        row.reason is not Reason.COALESCED
-        or other is None
-        or not (other.cancel_requested_by or "").startswith(REPLACED)
-    ):
+    if row.reason is not Reason.COALESCED or other is None or other.replaced_by is None:
         return None
     into = history.run_after(row.job_id, moment, row.decided_at)
     newer = f"the tick of {_iso(into.scheduled_at)}, which is run {into.id}," if into is not None else "a newer tick"
