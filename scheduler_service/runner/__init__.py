@@ -55,6 +55,8 @@ class Runner:
 
     An outcome that is not `returned` is followed by another when its function returns at last:
     `on_returned`, which may be set until the first run, is called with it, and must not block.
+
+    `show`, for a person who watches one run, gets its whole output as it comes; it must not raise.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Runner:
         clock: Clock,
         instance_id: str,
         database: DatabaseAddress | None = None,
+        show: Callable[[bytes], None] | None = None,
     ) -> None:
         self._jobs_folder = jobs_folder.absolute()
         self._folder = Path.cwd()
@@ -73,6 +76,7 @@ class Runner:
         self._events = events
         self._clock = clock
         self._instance_id = instance_id
+        self._show = show
         self._database = database
         self._template = Template(self._folder)
         self.on_returned: Callable[[Attempt, Outcome], None] = _nobody
@@ -109,6 +113,7 @@ class Runner:
             self._output_limit,
             lambda line: events.emit("run_output", job=attempt.job_id, run=attempt.run_id, line=line),
             self._clock,
+            self._show,
         )
         thread: LimitedThread | None = None
         try:
