@@ -14,6 +14,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 from typing import NoReturn
 
@@ -25,7 +26,7 @@ _DEAF_TO = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # the end of the chan
 
 
 def supervise(channel: Channel, output: int, replica: int | None) -> NoReturn:
-    """Run what the channel asks for, and end.
+    """Fork a child, have it run what the channel asks for, and end.
 
     `output` is the child's stdout and stderr; `replica` becomes readable when the replica has ended.
     """
@@ -35,23 +36,21 @@ def supervise(channel: Channel, output: int, replica: int | None) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     kernel.adopt_orphans()
     channel.send(WATCHING)
-    request = channel.receive()
-    if request is None or request[0] != RUN:
-        os._exit(0)  # the replica is gone, and nothing has begun
     board = Board()
+    orders, their_orders = socket.socketpair()
     supervisor = os.getpid()
-    # Until the child has its handler, it must not be ended by a request that it should answer.
-    signal.pthread_sigmask(signal.SIG_BLOCK, child.ASKED_BY)
     process_id = os.fork()
     if process_id == 0:
+        orders.close()
         if replica is not None:
             os.close(replica)
-        child.run(request[1], board, channel, output, supervisor)
+        child.run(Channel(their_orders), board, channel, output, supervisor)
+    their_orders.close()
     os.close(output)
-    _watch(process_id, channel, board, replica)
+    _watch(process_id, channel, Channel(orders), board, replica)
 
 
-def _watch(process_id: int, channel: Channel, board: Board, replica: int | None) -> NoReturn:
+def _watch(process_id: int, channel: Channel, orders: Channel, board: Board, replica: int | None) -> NoReturn:
     channel.send(STARTED, str(process_id).encode())
     ended = kernel.watch(process_id)
     poll = select.poll()
@@ -66,6 +65,9 @@ def _watch(process_id: int, channel: Channel, board: Board, replica: int | None)
             frame = channel.receive()
             if frame is None:
                 alone = True
+            elif frame[0] == RUN:
+                orders.send(*frame)
+                orders.close()
             elif frame[0] == ASK:
                 board.put_reason(frame[1])
                 _signal(process_id, signal.SIGTERM)
@@ -76,7 +78,8 @@ def _watch(process_id: int, channel: Channel, board: Board, replica: int | None)
     _, status, usage = os.wait4(process_id, 0)
     bury(process_id)
     peak_memory_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    channel.send(ENDED, End(os.waitstatus_to_exitcode(status), peak_memory_bytes, board.report()).packed())
+    end = End(os.waitstatus_to_exitcode(status), peak_memory_bytes, board.taken, board.report())
+    channel.send(ENDED, end.packed())
     os._exit(0)
 
 
