@@ -2,7 +2,8 @@
 
     replica                    supervisor                          child
        |<--- WATCHING --------------|                                 |
-       |<--- STARTED, its pid ------|---- fork ---------------------->|
+       |                            |---- fork ---------------------->|
+       |<--- STARTED, its pid ------|<--- STARTED: it has a group ----|
        |---- RUN, a Request ------->|---- RUN, the same ------------->|
        |<--- BEGAN -------------------------- the function is loaded--|
        |---- ASK, why ------------->|---- why: on the board; SIGTERM->|

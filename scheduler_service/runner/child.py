@@ -33,7 +33,7 @@ from scheduler_service.context import Cancelled, Stopping, enter_run
 from scheduler_service.model import State
 from scheduler_service.runner import kernel
 from scheduler_service.runner.callable import Call, error_text, run_callable
-from scheduler_service.runner.channel import BEGAN, Board, Channel, Request
+from scheduler_service.runner.channel import BEGAN, STARTED, Board, Channel, Request
 from scheduler_service.runner.ending import Ending
 from scheduler_service.runner.group import folder_problem
 from scheduler_service.runner.output import RECORD_FORMAT
@@ -88,6 +88,7 @@ def run(orders: Channel, board: Board, channel: Channel, output: int, supervisor
     """
     gc.enable()
     os.setsid()
+    orders.send(STARTED)
     kernel.die_with_parent()
     if os.getppid() != supervisor:  # it died before the kernel was told
         os._exit(1)

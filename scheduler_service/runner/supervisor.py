@@ -10,7 +10,6 @@ It runs no code of the job, and only reads what the child leaves on the board, a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -37,17 +36,20 @@ def supervise(channel: Channel, output: int, replica: int | None) -> NoReturn:
     kernel.adopt_orphans()
     channel.send(WATCHING)
     board = Board()
-    orders, their_orders = socket.socketpair()
+    orders, their_orders = map(Channel, socket.socketpair())
     supervisor = os.getpid()
     process_id = os.fork()
     if process_id == 0:
         orders.close()
         if replica is not None:
             os.close(replica)
-        child.run(Channel(their_orders), board, channel, output, supervisor)
+        child.run(their_orders, board, channel, output, supervisor)
     their_orders.close()
     os.close(output)
-    _watch(process_id, channel, Channel(orders), board, replica)
+    # Until the child has a group of its own, no signal would reach it by the group's number.
+    orders.ready()
+    orders.receive()
+    _watch(process_id, channel, orders, board, replica)
 
 
 def _watch(process_id: int, channel: Channel, orders: Channel, board: Board, replica: int | None) -> NoReturn:
@@ -70,22 +72,14 @@ def _watch(process_id: int, channel: Channel, orders: Channel, board: Board, rep
                 orders.close()
             elif frame[0] == ASK:
                 board.put_reason(frame[1])
-                _signal(process_id, signal.SIGTERM)
+                signal_group(process_id, signal.SIGTERM)
             elif frame[0] == KILL:
-                _signal(process_id, signal.SIGKILL)
+                signal_group(process_id, signal.SIGKILL)
         alone = alone or replica in ready
-    _signal(process_id, signal.SIGKILL)
+    signal_group(process_id, signal.SIGKILL)
     _, status, usage = os.wait4(process_id, 0)
     bury(process_id)
     peak_memory_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     end = End(os.waitstatus_to_exitcode(status), peak_memory_bytes, board.taken, board.report())
     channel.send(ENDED, end.packed())
     os._exit(0)
-
-
-def _signal(process_id: int, number: signal.Signals) -> None:
-    """Signal the child's group.  It is not reaped, so the number is its own."""
-    signal_group(process_id, number)
-    if os.getpgid(process_id) != process_id:  # it was forked a moment ago, and has no group yet
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process_id, number)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -649,6 +650,17 @@ def test_a_template_that_was_prepared_is_the_one_that_is_used(tmp_path: Path, ma
     first = template.process_id
     template.prepare()
     assert template.process_id == first
+    template.close()
+    wait_until(lambda: not marked(mark))
+
+
+def test_a_child_that_is_let_go_while_it_is_forked_ends_too(tmp_path: Path, mark: str):
+    template = Template(tmp_path)
+    template.prepare()
+    for step in range(200):  # through the moments between two statements of supervisor and child
+        child = template._fork()
+        time.sleep(step * 0.00005)
+        child.bury()
     template.close()
     wait_until(lambda: not marked(mark))
 
