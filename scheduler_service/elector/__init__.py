@@ -203,9 +203,10 @@ class Elector(Machine):
         that we lead already, if any, is told first.  Coroutine functions run on the event loop of `async with`;
         RuntimeError, here or in `start`, if there is none.
         """
-        self._listeners.add(Listener(on_elected, on_lost))
+        listener = Listener(on_elected, on_lost)
         if self._thread is not None:
-            self._listeners.require_loop()
+            self._listeners.require_loop(listener)
+        self._listeners.add(listener)
 
     def on_elected(self, function: OnElectedFunction) -> OnElectedFunction:
         """Decorate a listener: as `add_listener(on_elected=function)`."""

@@ -110,9 +110,9 @@ class Listeners:
         """Run coroutine functions there."""
         self._loop = loop
 
-    def require_loop(self) -> None:
+    def require_loop(self, *more: Listener) -> None:
         """Raise RuntimeError if a listener is a coroutine function and there is no event loop to run it on."""
-        name = next(filter(None, (listener.needs_loop for listener in self._listeners)), None)
+        name = next(filter(None, (listener.needs_loop for listener in (*self._listeners, *more))), None)
         if name is not None and self._loop is None:
             raise RuntimeError(
                 f"the listener {name} is a coroutine function, and there is no event loop to run it on: "

@@ -38,7 +38,7 @@ class Journal:
     def forget(self) -> None:
         """Begin anew, in a forked child too, where the thread is not."""
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._starting = threading.Lock()
+        self._changing = threading.Lock()
         self._thread: threading.Thread | None = None
         self._dropped_count = 0
         self._stopped = False
@@ -47,11 +47,11 @@ class Journal:
         """Log `event` soon, or count it as dropped when too much waits; never blocks."""
         if self._stopped:
             return
-        if self._queue.qsize() >= LIMIT:
-            self._dropped_count += 1
-            return
-        self._queue.put(event)
-        with self._starting:
+        with self._changing:
+            if self._queue.qsize() >= LIMIT:
+                self._dropped_count += 1
+                return
+            self._queue.put(event)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
                 self._thread.start()
@@ -66,12 +66,18 @@ class Journal:
     def _run(self) -> None:
         while (event := self._queue.get()) is not None:
             self._log(event)
-            if self._dropped_count and self._queue.empty():
-                count, self._dropped_count = self._dropped_count, 0
-                self._log(Event("events_dropped", WARNING, {"count": count}))
+            if self._queue.empty():
+                self._tell_dropped()
+        self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        with self._changing:
+            count, self._dropped_count = self._dropped_count, 0
+        if count:
+            self._log(Event("events_dropped", WARNING, {"count": count}))
 
     def _log(self, event: Event) -> None:
-        if self._logger is None:
+        if self._logger is None or not self._logger.isEnabledFor(event.level):
             return
         from scheduler_service.logs.render import plain, visible  # noqa: PLC0415  # imports structlog
 
