@@ -12,6 +12,7 @@ from scheduler_service.database import Database
 from scheduler_service.elector import Elector
 from scheduler_service.model import Lease
 from tests.electors import Heard, Told, wait_until
+from tests.relay import Relay
 
 QUICK: dict[str, Any] = {"renewal_interval": 0.2, "jitter_range": 0.1}
 
@@ -220,3 +221,17 @@ def test_waiting_for_an_elector_that_was_not_started_is_a_mistake(database: Data
         elector.wait_elected(60)
     elector.stop()
     assert elector.wait_elected(60) is None
+
+
+def test_whoever_waits_while_the_leader_is_suspect_is_told_when_it_resumes(migrated_postgres_url: str) -> None:
+    with Relay(migrated_postgres_url) as relay, Told(relay.url, attempt_timeout=0.5, **QUICK) as leader:
+        term = leader.heard.wait("leader_elected").fields["term"]
+        relay.stall()
+        leader.heard.wait("leadership_suspect")
+        answers: list[Lease | None] = []
+        waits = threading.Thread(target=lambda: answers.append(leader.elector.wait_elected(60)))
+        waits.start()
+        wait_until(lambda: bool(leader.elector._waiting._futures), what="somebody who waits")
+        relay.heal()
+        waits.join(20)
+        assert [answer.term for answer in answers if answer is not None] == [term]
