@@ -237,7 +237,8 @@ class Elector(Machine):
         """Give the lease back, stand for no other, end the threads.
 
         A lease that the database does not take back within `timeout_seconds` is left to expire; all of it
-        together ends within about a second more.  A thread that is just connecting ends when that fails.
+        together ends within about a second more.  A thread that is just connecting ends when that fails.  A
+        coroutine listener that has not returned by then is cancelled.
         """
         deadline = self._clock.monotonic() + timeout_seconds
         self._stopping = True
@@ -258,6 +259,7 @@ class Elector(Machine):
         if self._thread is None or not self._thread.is_alive():  # else it will do so, and may still tell of an end
             self._store.close()
             self._listeners.stop(self._left(deadline))
+            self._listeners.cancel()
             self._journal.stop(self._left(deadline))
         if self._guard is not None:
             self._guard.stop(self._left(deadline))
@@ -361,10 +363,9 @@ class Elector(Machine):
             leader, why = None, "the elector was stopped"
         elif leader is not None and leader.leader_id == self.instance_id:
             leader, why = None, self.problem or "its lease is over"
-        elif self._thread is None and leader is None:
-            why = "the elector was not started"
         else:
-            why = self.problem or "nobody is known to"
+            started = self._thread is not None or leader is not None
+            why = self.problem or ("nobody is known to" if started else "the elector was not started")
         return not_leader(what, replica=self.instance_id, lock_id=self.lock_id, leader=leader, why=why)
 
     def forget(self) -> None:
@@ -382,8 +383,7 @@ class Elector(Machine):
             self._guard.forget()
         if self._waker is not None:
             self._waker.close()
-        self._waker = None
-        self._thread = None
+        self._waker = self._thread = None
 
 
 def _unique(configured: str | None) -> str:

@@ -134,14 +134,18 @@ class Listeners:
         return len(self._queue) >= BACKLOG_LIMIT
 
     def stop(self, timeout_seconds: float) -> None:
-        """Deliver what waits and end the thread, unless a listener takes longer than that; cancel a coroutine."""
+        """Deliver what waits and end the thread, unless a listener takes longer than that."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_seconds)
-            if timeout_seconds > 0 and self._thread.is_alive() and (awaited := self._awaited) is not None:
-                awaited.cancel()
+
+    def cancel(self) -> None:
+        """Cancel the coroutine that is still awaited, if any: nobody waits for it any longer."""
+        awaited = self._awaited
+        if awaited is not None:
+            awaited.cancel()
 
     def _deliver(self, message: Elected | Lost, listeners: tuple[Listener, ...]) -> None:
         self._queue.append((message, listeners))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 import weakref
 from datetime import timedelta
@@ -179,6 +182,45 @@ def test_a_program_that_ends_without_stopping_ends_at_once(migrated_sqlite_url: 
         timeout=60,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("1\n", "", 0)
+
+
+def test_a_forked_child_listens_and_logs_for_itself(store_url: str) -> None:
+    logger = logging.getLogger("test.fork")
+    logger.setLevel(logging.INFO)
+    elector = Elector(store_url, logger=logger, **QUICK)
+    elector.add_listener(on_elected=lambda lease: None)
+    with elector:
+        lease = elector.wait_elected(20)
+        assert lease is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks beside threads
+            pid = os.fork()
+        if pid == 0:
+            os._exit(_in_child(elector, lease, logger))
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert elector.is_leader()
+
+
+def _in_child(elector: Elector, lease: Lease, logger: logging.Logger) -> int:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(RuntimeError, match="was not started"):
+            elector.wait_elected(60)
+        with pytest.raises(NotLeaderError):
+            elector.require()
+        with elector:
+            wait_until(lambda: elector.observation is not None, what="the parent")
+            with pytest.raises(NotLeaderError, match=f"{lease.leader_id} does, in term {lease.term}"):
+                elector.require()
+        assert lines == [f"leader_observed leader={lease.leader_id} term={lease.term} instance={elector.instance_id}"]
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def test_entering_twice_starts_one_thread(database: Database) -> None:

@@ -204,15 +204,16 @@ def test_waiting_ends_with_the_lease_or_after_its_time_or_with_the_elector(datab
 
 
 def test_whoever_waits_is_told_when_the_elector_stops(database: Database) -> None:
-    with Told(database) as leader, Told(database) as standby:
+    with Told(database) as leader:
         leader.heard.wait("leader_elected")
-        answers: list[Lease | None] = []
-        waits = threading.Thread(target=lambda: answers.append(standby.elector.wait_elected(60)))
-        waits.start()
-        wait_until(lambda: bool(standby.elector._waiting._futures), what="somebody who waits")
-        standby.elector.stop()
-        waits.join(20)
-        assert answers == [None]
+        with Told(database) as standby:
+            answers: list[Lease | None] = []
+            waits = threading.Thread(target=lambda: answers.append(standby.elector.wait_elected(60)))
+            waits.start()
+            wait_until(lambda: bool(standby.elector._waiting._futures), what="somebody who waits")
+            standby.elector.stop()
+            waits.join(20)
+            assert answers == [None]
 
 
 def test_waiting_for_an_elector_that_was_not_started_is_a_mistake(database: Database) -> None:
