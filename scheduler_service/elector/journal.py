@@ -33,6 +33,10 @@ class Journal:
         self._logger = logger
         self.forget()
         if logger is not None:
+            # Here and not on the thread: a child that is forked amid an import waits for its end for ever.
+            from scheduler_service.logs import render  # noqa: PLC0415  # imports structlog
+
+            self._plain, self._visible = render.plain, render.visible
             events.subscribe(self.put)
 
     def forget(self) -> None:
@@ -79,12 +83,10 @@ class Journal:
     def _log(self, event: Event) -> None:
         if self._logger is None or not self._logger.isEnabledFor(event.level):
             return
-        from scheduler_service.logs.render import plain, visible  # noqa: PLC0415  # imports structlog
-
-        fields = {name: plain(event.fields[name]) for name in _reading_order(event)}  # without passwords
+        fields = {name: self._plain(event.fields[name]) for name in _reading_order(event)}  # without passwords
         line = " ".join([event.name, *(f"{name}={_shown(value)}" for name, value in fields.items())])
         try:
-            self._logger.log(event.level, "%s", visible(line), extra={"event": event.name, "fields": fields})
+            self._logger.log(event.level, "%s", self._visible(line), extra={"event": event.name, "fields": fields})
         except Exception:  # of a filter; as logging does with those of a handler
             if logging.raiseExceptions:
                 traceback.print_exc()

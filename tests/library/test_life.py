@@ -223,6 +223,24 @@ def _in_child(elector: Elector, lease: Lease, logger: logging.Logger) -> int:
     return 0
 
 
+def test_what_a_child_needs_is_loaded_before_any_thread_runs(migrated_sqlite_url: str) -> None:
+    program = """
+import logging, sys
+from scheduler_service import Elector
+logger = logging.getLogger("election")
+logger.setLevel(logging.DEBUG)
+elector = Elector(sys.argv[1], logger=logger)
+before = set(sys.modules)
+with elector:
+    elector.wait_elected(20)
+print({name for name in set(sys.modules) - before if name.startswith(("scheduler_service", "structlog"))})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, migrated_sqlite_url], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "set()\n"
+
+
 def test_entering_twice_starts_one_thread(database: Database) -> None:
     with Elector(database) as elector:
         elector.start()
