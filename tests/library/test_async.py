@@ -16,7 +16,7 @@ import pytest
 from scheduler_service import Elector, NotLeaderError, leader_only
 from scheduler_service.database import Database
 from scheduler_service.model import Lease
-from tests.electors import Heard
+from tests.electors import Heard, wait_until
 from tests.relay import Relay
 
 QUICK: dict[str, Any] = {"renewal_interval": 0.2, "jitter_range": 0.1}
@@ -109,7 +109,7 @@ def test_starting_and_stopping_hold_no_loop_up_though_the_database_hangs(migrate
 
     with Relay(migrated_postgres_url) as relay:
         asyncio.run(program(relay))
-    assert threads() == []
+        wait_until(lambda: threads() == [], what="the end of a thread that was just connecting")
 
 
 def test_trust_ends_at_once_though_the_loops_threads_are_all_busy(database: Database) -> None:
