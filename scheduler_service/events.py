@@ -23,7 +23,7 @@ ERROR, WARNING, INFO, DEBUG = logging.ERROR, logging.WARNING, logging.INFO, logg
 # name: (level, fields in the order in which a person reads them); a trailing ? may be left out
 CATALOGUE: Mapping[str, tuple[int, str]] = {
     # service
-    "service_started": (INFO, "role database version jobs next_job? next_at?"),
+    "service_started": (INFO, "role database version jobs next_job? next_at? http?"),
     "service_draining": (INFO, "signal running_count grace_seconds"),
     "service_stopped": (INFO, "exit_code reason"),
     "schema_upgraded": (INFO, "revision_from? revision_to"),
@@ -72,6 +72,8 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "result_refused": (ERROR, "job run attempt error"),
     "runs_cancelled": (WARNING, "job count reason"),
     "history_pruned": (DEBUG, "count"),
+    # http
+    "http_failed": (ERROR, "error"),
     # database
     "store_unavailable": (WARNING, "part error count?"),
     "store_recovered": (INFO, "part outage_seconds"),

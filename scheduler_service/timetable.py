@@ -22,7 +22,7 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from scheduler_service.clock import DatabaseTime
+from scheduler_service.clock import Clock, DatabaseTime
 from scheduler_service.events import Events
 from scheduler_service.model import JobSpec
 from scheduler_service.schedule import Schedule, due_at
@@ -125,11 +125,14 @@ class Timetable:
         drifted: Callable[[], None],
         database_time: DatabaseTime,
         events: Events,
+        clock: Clock,
     ) -> None:
         self._leading = leading
         self._drifted = drifted
         self._time = database_time
         self._events = events
+        self._clock = clock
+        self.stepped_at = clock.monotonic()  # when the loop was last alive, on the boot clock
         self._hand = _Hand(due)
         self._loop = _Loop(self._hand, self._look)
         self._armed: timedelta | None = None
@@ -214,6 +217,7 @@ class Timetable:
             )
 
     def _look(self) -> bool:
+        self.stepped_at = self._clock.monotonic()
         armed = self._armed
         if armed is None or not self._leading():
             return False

@@ -13,13 +13,15 @@ from scheduler_service.cli.output import Mistake, NoDatabase, Problems
 from scheduler_service.config import Config, ConfigError, callable_warnings, check_callables
 from scheduler_service.database import StoreRefused, StoreUnavailable
 from scheduler_service.events import Events
-from scheduler_service.service import Service
+from scheduler_service.service import Parts, Service, WebServer, assemble
+from scheduler_service.web import PortUnavailableError, Server, view_of
 
 
 @click.command("run")
 @config_option
+@click.option("--port", type=click.IntRange(0, 65535), help="Where to serve HTTP, instead of http.port; 0: any free.")
 @click.pass_context
-def run_command(ctx: click.Context, config_path: Path | None) -> None:
+def run_command(ctx: click.Context, config_path: Path | None, port: int | None) -> None:
     """Run one replica in the foreground.
 
     Any number of replicas may run with the same configuration, on one machine or on many: one leads, the
@@ -30,21 +32,21 @@ def run_command(ctx: click.Context, config_path: Path | None) -> None:
     # Until there is something to reload: the signal would end the process.
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        ctx.exit(_logged(load_config(config_path)))
+        ctx.exit(_logged(load_config(config_path), port))
     finally:
         signal.signal(signal.SIGHUP, former)
 
 
-def _logged(config: Config) -> int:
+def _logged(config: Config, port: int | None) -> int:
     events = Events()
     log = logs.configure(config.logging.level, config.logging.format, events)
     try:
-        return _run(config, events)
+        return _run(config, events, port)
     finally:
         log.close()
 
 
-def _run(config: Config, events: Events) -> int:
+def _run(config: Config, events: Events, port: int | None) -> int:
     for warning in config.warnings:
         events.emit("config_warning", message=str(warning))
     if problems := check_callables(config):
@@ -52,8 +54,9 @@ def _run(config: Config, events: Events) -> int:
     for warning in callable_warnings(config):
         events.emit("config_warning", message=str(warning))
     try:
-        service = Service(config, events)
-    except StoreRefused as error:
+        parts = assemble(config, events)
+        service = Service(config, parts, _web_server(config, parts, port))
+    except (StoreRefused, PortUnavailableError) as error:
         raise Mistake(str(error)) from None
     try:
         return service.run()
@@ -64,3 +67,18 @@ def _run(config: Config, events: Events) -> int:
     except StoreUnavailable as error:
         waited = config.database.startup_timeout.total_seconds()
         raise NoDatabase(f"no database within {waited:g}s (database.startup_timeout): {error}") from None
+
+
+def _web_server(config: Config, parts: Parts, port: int | None) -> WebServer | None:
+    """Return the web server, if one is wanted."""
+    if not config.http.enabled:
+        return None
+    view = view_of(config, parts)
+
+    def make_app() -> object:
+        from scheduler_service.web.app import create_app  # noqa: PLC0415  # loads FastAPI, on the server's thread
+
+        return create_app(view)
+
+    port = config.http.port if port is None else port
+    return Server(make_app, host=config.http.host, port=port, events=parts.events, close=view.close)

@@ -151,8 +151,8 @@ class Http(Discreet):
     host: Annotated[str, kinds.text("a host name or address", r"\S+")] = Field(
         "127.0.0.1", description="The address to listen on; 0.0.0.0 for all."
     )
-    port: Annotated[int, kinds.integer(0, 65535)] = Field(
-        8080, description="The port to listen on; 0 for any free one."
+    port: Annotated[int | None, kinds.integer(0, 65535, optional=True)] = Field(
+        None, description="The port to listen on, 0 for any free one; none for 8080, or the next one that is free."
     )
     token: Annotated[SecretStr | None, kinds.secret("a token, in quotes", optional=True)] = Field(
         None, description="The bearer token of writing calls; without one they are off."

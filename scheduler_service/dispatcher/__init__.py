@@ -39,7 +39,7 @@ SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a 
 HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
 RETRY_SECONDS = 0.5  # after the database did not answer
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 1.0  # a standby only shows that it is alive
 SUSPECT_SECONDS = 0.05
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -97,6 +97,7 @@ class Dispatcher:
         self._due: dict[str, _Due] = {}
         self._stopping = False
         self._signalled = False
+        self.stepped_at = clock.monotonic()  # when the thread was last alive, on the boot clock
         self._configured: Mapping[str, JobSpec] | None = None  # a new configuration, not adopted yet
         # From here on only the dispatcher's thread writes.
         self._term = 0  # the term whose job states we hold
@@ -175,6 +176,7 @@ class Dispatcher:
 
     def step(self) -> float:
         """Do what is to be done now; return the seconds until something is, if nobody wakes us."""
+        self.stepped_at = self._clock.monotonic()
         try:
             seconds = self._act()
         except StoreUnavailable as error:
@@ -221,6 +223,7 @@ class Dispatcher:
         return self._ledger_behind
 
     def _current(self) -> Lease | None:
+        self.stepped_at = self._clock.monotonic()  # before each statement, which may take its time
         told, lease = self._lease, self._leadership.current()
         return lease if told is not None and lease is not None and lease.term == told.term else None
 

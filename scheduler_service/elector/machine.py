@@ -78,6 +78,7 @@ class Machine:
         self._name = name
         self._outage = Outage(events, "elector", clock)
         self._withdrawn = False
+        self.stepped_at = clock.monotonic()  # when the last step began, on the boot clock
         self.begin(instance_id)
 
     def begin(self, instance_id: str) -> None:
@@ -148,6 +149,7 @@ class Machine:
 
     def step(self) -> float:
         """Make one attempt to win, keep or give back the lease; return the seconds until the next."""
+        self.stepped_at = self._clock.monotonic()
         standing = self._standing
         lease = standing.lease
         if lease is None:

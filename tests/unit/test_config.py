@@ -166,7 +166,7 @@ def test_the_defaults_are_those_of_the_design(write, tmp_path):
     assert (config.workers.threads, config.workers.processes) == (20, 4)
     assert (config.history.keep_for, config.history.keep_runs) == (timedelta(days=30), 1000)
     assert config.history.output_limit == 65536
-    assert (config.http.enabled, config.http.host, config.http.port) == (True, "127.0.0.1", 8080)
+    assert (config.http.enabled, config.http.host, config.http.port) == (True, "127.0.0.1", None)
     assert (config.http.token, config.http.read_token) == (None, None)
     assert (config.logging.level, config.logging.format) == ("info", "auto")
     (job,) = config.jobs

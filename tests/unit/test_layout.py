@@ -20,6 +20,10 @@ LIBRARIES = {
     "apscheduler": {"timetable"},
     "structlog": {"logs"},
     "click": {"cli"},
+    "fastapi": {"web"},
+    "uvicorn": {"web"},
+    "jinja2": {"web"},
+    "prometheus_client": {"metrics"},
 }
 
 

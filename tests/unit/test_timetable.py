@@ -8,7 +8,7 @@ import pytest
 from freezegun import freeze_time
 
 from scheduler_service import schedule as schedules
-from scheduler_service.clock import DatabaseTime
+from scheduler_service.clock import BootClock, DatabaseTime
 from scheduler_service.events import Event, Events
 from scheduler_service.model import JobSpec
 from scheduler_service.schedule import due_at
@@ -84,6 +84,7 @@ class World:
             drifted=self.count_drift,
             database_time=self.time,
             events=events,
+            clock=BootClock(),
         )
 
     def count_drift(self) -> None:

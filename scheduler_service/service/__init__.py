@@ -15,37 +15,31 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from scheduler_service import __version__, tables
-from scheduler_service.clock import BootClock, Clock
 from scheduler_service.config import Config
-from scheduler_service.context import DatabaseAddress
-from scheduler_service.database import Database, StoreRefused, StoreUnavailable
-from scheduler_service.dispatcher import Dispatcher
-from scheduler_service.elector import Elected, Elector, Lost
-from scheduler_service.events import Event, Events
-from scheduler_service.forfeits import Forfeits
-from scheduler_service.housekeeping import Housekeeping
-from scheduler_service.ledger import Replica, open_ledger
+from scheduler_service.database import StoreRefused, StoreUnavailable
+from scheduler_service.elector import Elected, Lost
+from scheduler_service.events import Event
 from scheduler_service.model import Lease
-from scheduler_service.reloading import Reloaded, Reloader, listed
-from scheduler_service.results import Results
-from scheduler_service.runner import Runner, needs_process
-from scheduler_service.timetable import Timetable
-from scheduler_service.workers import Workers
+from scheduler_service.reloading import Reloaded, listed
+from scheduler_service.runner import needs_process
+from scheduler_service.service.health import Health, Stuck
+from scheduler_service.service.parts import Drifted, Parts, Phase, assemble, tell_crash
+
+__all__ = ["Health", "Parts", "Phase", "Service", "Stuck", "WebServer", "assemble"]
 
 LOOK_SECONDS = 1.0  # how often the conductor looks after its threads
 STOP_SECONDS = 3.0  # for parts that are told to stop, and for their last words to the database
 HURRY_SECONDS = 3.0  # from the second signal to the end, come what may
 CUT_SECONDS = 1.0  # after `kill_after`, for what was cut off to end and be written
+WEB_SECONDS = 1.0
 CONNECT_RETRY_SECONDS = 0.5
 
 OK, CUT_OFF, OURS = 0, 1, 70
@@ -61,107 +55,34 @@ class _Crashed:
     thread: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Drifted:
-    """The clocks' difference changed: the timers must be armed anew."""
+class WebServer(Protocol):
+    """What serves HTTP beside the service, for as long as it does."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+
+    def start(self) -> None:
+        """Begin; must not block."""
+
+    def stop(self, seconds: float) -> None:
+        """End, within so many seconds."""
 
 
 class Service:
-    """One replica."""
+    """One replica, made of `parts`; `web` starts before everything else, and ends last."""
 
-    def __init__(self, config: Config, events: Events, *, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config, parts: Parts, web: WebServer | None = None) -> None:
         self._config = config
-        self._clock = clock or BootClock()
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._parts = parts
+        self._web = web
+        self._clock = parts.clock
+        self._events = parts.events
+        self._inbox: queue.SimpleQueue[Any] = parts.inbox
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
         self._draining = False
-        election, history = config.election, config.history
-        self._database = Database(
-            config.database.url.get_secret_value(),
-            schema=config.database.schema_,
-            attempt_seconds=election.attempt_timeout.total_seconds(),
-        )
-        # The elector's threads start last, but its id is everybody's name.
-        self._elector = Elector(
-            self._database,
-            lock_id=election.lock_id,
-            instance_id=election.instance_id,
-            lease_duration=election.lease_duration,
-            renewal_interval=election.renewal_interval,
-            jitter_range=election.jitter_range,
-            attempt_timeout=election.attempt_timeout,
-            safety_margin=election.safety_margin,
-            crash_detection=election.crash_detection,
-            schema=config.database.schema_,
-            events=events,
-            clock=self._clock,
-            announce=self._inbox.put,
-        )
-        self._events = events.bind(instance=self._elector.instance_id)
-        events.subscribe(self._note_crash)
-        ledger = open_ledger(self._database, election.lock_id)
-        sign_in_seconds = election.renewal_interval.total_seconds()
-        lost_after_seconds = election.lost_after.total_seconds()
-        self._ledger = ledger
-        self._results = Results(ledger.finish, events=self._events, clock=self._clock, on_crash=self._crash)
-        self._runner = Runner(
-            jobs_folder=config.service.jobs_folder,
-            output_limit=history.output_limit,
-            events=self._events,
-            clock=self._clock,
-            instance_id=self._elector.instance_id,
-            database=DatabaseAddress(config.database.url.get_secret_value(), config.database.schema_),
-        )
-        self._workers = Workers(
-            config.workers.threads,
-            self._runner.run,
-            self._results,
-            processes=config.workers.processes,
-            still_open=self._still_open,
-            begin_within_seconds=lost_after_seconds / 2,
-            on_crash=self._crash,
-            database_time=self._elector.database_time,
-            events=self._events,
-            clock=self._clock,
-        )
-        self._runner.on_returned = self._workers.returned
-        self._dispatcher = Dispatcher(
-            ledger=ledger,
-            leadership=self._elector,
-            workers=self._workers,
-            events=self._events,
-            clock=self._clock,
-            specs=config.jobs,
-            sign_in_seconds=sign_in_seconds,
-        )
-        self._timetable = Timetable(
-            due=self._dispatcher.due,
-            leading=lambda: self._elector.current() is not None,
-            drifted=lambda: self._inbox.put(_Drifted()),
-            database_time=self._elector.database_time,
-            events=self._events,
-        )
-        self._housekeeping = Housekeeping(
-            ledger=ledger,
-            replica=Replica(self._elector.instance_id, socket.gethostname(), os.getpid(), __version__, config.hash),
-            current=self._elector.current,
-            workers=self._workers,
-            open_claims=self._dispatcher.open_claims,
-            starts_limits=self._dispatcher.starts_limits,
-            wake_dispatcher=self._dispatcher.wake,
-            events=self._events,
-            clock=self._clock,
-            sign_in_seconds=sign_in_seconds,
-            lost_after_seconds=lost_after_seconds,
-            keep_for=history.keep_for,
-            keep_runs=history.keep_runs,
-            job_ids=tuple(spec.id for spec in config.jobs),
-        )
-        self._forfeits = Forfeits(self._workers, self._dispatcher.open_claims)
-        self._reloader = Reloader(config, announce=self._inbox.put, events=self._events, clock=self._clock)
-
-        self._dispatcher.on_replaced = self._housekeeping.wake
+        parts.events.subscribe(self._note_crash)
 
     def run(self) -> int:
         """Run until a signal or a crash; return the exit code.
@@ -171,16 +92,21 @@ class Service:
         """
         former = self._take_signals()
         try:
+            if self._web is not None:
+                self._web.start()
             now = self._prepare_database()
             if now is None:
                 return OK
             self._start(now)
+            self._parts.progress.phase = Phase.READY
             return self._conduct()
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
-            self._runner.close()
-            self._database.dispose()
+            if self._web is not None:
+                self._web.stop(WEB_SECONDS)
+            self._parts.runner.close()
+            self._parts.database.dispose()
 
     # --- start
 
@@ -193,7 +119,7 @@ class Service:
                 hurry.start()
 
         def reload(_: int, __: FrameType | None) -> None:
-            self._reloader.request()
+            self._parts.reloader.request()
 
         handlers = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGHUP: reload}
         return {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -205,12 +131,12 @@ class Service:
         while True:
             try:
                 if self._config.database.create_tables:
-                    before, after = tables.upgrade(self._database)
+                    before, after = tables.upgrade(self._parts.database)
                     if before != after:
                         self._events.emit("schema_upgraded", revision_from=before or "", revision_to=after)
                 else:
-                    tables.require_current(self._database)
-                return self._ledger.survey([""]).now
+                    tables.require_current(self._parts.database)
+                return self._parts.ledger.survey([""]).now
             except StoreRefused:
                 raise
             except StoreUnavailable as error:
@@ -223,14 +149,14 @@ class Service:
                 return None
 
     def _start(self, now: datetime) -> None:
-        self._results.start()
+        self._parts.results.start()
         self._prepare_processes()
-        self._thread("housekeeping", self._housekeeping.run)
-        self._thread("dispatcher", self._dispatcher.run)
-        self._thread("scheduler", self._timetable.run)
-        self._thread("reloader", self._reloader.run)
-        self._workers.on_free = self._dispatcher.wake
-        self._elector.start()
+        self._thread("housekeeping", self._parts.housekeeping.run)
+        self._thread("dispatcher", self._parts.dispatcher.run)
+        self._thread("scheduler", self._parts.timetable.run)
+        self._thread("reloader", self._parts.reloader.run)
+        self._parts.workers.on_free = self._parts.dispatcher.wake
+        self._parts.elector.start()
         upcoming = [
             (moment, spec.id)
             for spec in self._config.jobs
@@ -240,30 +166,27 @@ class Service:
         self._events.emit(
             "service_started",
             role="standby",  # as every replica begins
-            database=self._database.safe_url,
+            database=self._parts.database.safe_url,
             version=__version__,
             jobs=len(self._config.jobs),
             **first,
+            **({} if self._web is None else {"http": self._web.url}),
         )
 
     def _prepare_processes(self) -> None:
         if any(needs_process(spec) for spec in self._config.jobs):
-            self._runner.prepare()
+            self._parts.runner.prepare()
 
     def _thread(self, name: str, target: Callable[[], None]) -> None:
         def body() -> None:
             try:
                 target()
             except BaseException as error:  # half a service is worse than none
-                self._crash(name, error)
+                tell_crash(self._events, name, error)
 
         thread = threading.Thread(target=body, name=name, daemon=True)
         self._threads[name] = thread
         thread.start()
-
-    def _crash(self, name: str, error: BaseException) -> None:
-        sys.excepthook(type(error), error, error.__traceback__)
-        self._events.emit("thread_crashed", thread=name, error=f"{type(error).__name__}: {error}")
 
     def _note_crash(self, event: Event) -> None:
         if event.name == "thread_crashed":  # ours, the elector's or a worker's
@@ -278,18 +201,19 @@ class Service:
                 self._lead(message.lease)
             elif isinstance(message, Lost):
                 self._stand_by(message.lease.term)
-                self._forfeits.lost(message.lease.term, message.reason)
+                self._parts.forfeits.lost(message.lease.term, message.reason)
             elif isinstance(message, Reloaded):
                 self._reload(message)
-            elif isinstance(message, _Drifted) and self._lease is not None:
-                self._timetable.arm(self._config.jobs, self._lease.term)
+            elif isinstance(message, Drifted) and self._lease is not None:
+                self._parts.timetable.arm(self._config.jobs, self._lease.term)
             elif isinstance(message, _Signalled):
                 return self._drain(message.number)
             elif isinstance(message, _Crashed) or not self._alive():
                 return self._fail()
-            self._forfeits.step()
+            self._parts.forfeits.step()
 
     def _message(self, seconds: float) -> Any:
+        self._parts.progress.step()
         try:
             return self._inbox.get(timeout=seconds)
         except queue.Empty:
@@ -298,25 +222,25 @@ class Service:
     def _lead(self, lease: Lease) -> None:
         self._lease = lease
         # First the dispatcher: settling all jobs up to now covers whatever came due before the timers were set.
-        self._dispatcher.lead(lease)
-        self._timetable.arm(self._config.jobs, lease.term)
-        self._housekeeping.wake()  # last: the dispatcher has the warm connection meanwhile
+        self._parts.dispatcher.lead(lease)
+        self._parts.timetable.arm(self._config.jobs, lease.term)
+        self._parts.housekeeping.wake()  # last: the dispatcher has the warm connection meanwhile
 
     def _stand_by(self, term: int) -> None:
         if self._lease is None or self._lease.term != term:
             return
         self._lease = None
-        self._dispatcher.retire(term)
-        self._timetable.disarm(term)
+        self._parts.dispatcher.retire(term)
+        self._parts.timetable.disarm(term)
 
     def _reload(self, reloaded: Reloaded) -> None:
         """Use another configuration from now on.  What runs is not disturbed."""
         former, self._config = self._config, reloaded.config
-        self._dispatcher.configure(reloaded.config.jobs)
+        self._parts.dispatcher.configure(reloaded.config.jobs)
         if self._lease is not None:  # else the timers are set when we are elected
-            self._timetable.rearm(former.jobs, reloaded.config.jobs)
+            self._parts.timetable.rearm(former.jobs, reloaded.config.jobs)
         self._prepare_processes()
-        self._housekeeping.configure(reloaded.config.hash, tuple(spec.id for spec in reloaded.config.jobs))
+        self._parts.housekeeping.configure(reloaded.config.hash, tuple(spec.id for spec in reloaded.config.jobs))
         news = {"added": reloaded.added, "removed": reloaded.removed, "changed": reloaded.changed}
         told = {name: listed(jobs) for name, jobs in news.items() if jobs}
         self._events.emit("config_reloaded", hash=reloaded.config.hash, **told)
@@ -330,25 +254,26 @@ class Service:
         grace_seconds = self._config.service.shutdown_grace.total_seconds()
         deadline = self._clock.monotonic() + grace_seconds
         self._draining = True
-        self._reloader.stop()
+        self._parts.progress.phase = Phase.DRAINING
+        self._parts.reloader.stop()
         self._events.emit(
             "service_draining",
             signal=signal.Signals(number).name,
-            running_count=len(self._workers.registry()),
+            running_count=len(self._parts.workers.registry()),
             grace_seconds=grace_seconds,
         )
         # The lease goes back before anything is waited for, so that another replica takes over at once.
-        self._elector.stop(STOP_SECONDS)
+        self._parts.elector.stop(STOP_SECONDS)
         if self._lease is not None:
             self._stand_by(self._lease.term)
         code = OK if self._finish_runs(deadline) else self._cut_off(hurried=self._clock.monotonic() < deadline)
-        self._results.flush(self._clock.monotonic() + (STOP_SECONDS if code == OK else CUT_SECONDS))
+        self._parts.results.flush(self._clock.monotonic() + (STOP_SECONDS if code == OK else CUT_SECONDS))
         self._close(code, signal.Signals(number).name)
         return code
 
     def _finish_runs(self, deadline: float) -> bool:
         """Wait for what runs; False when the grace is over or a second signal came."""
-        while self._workers.registry() or self._dispatcher.open_claims():
+        while self._parts.workers.registry() or self._parts.dispatcher.open_claims():
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 return False
@@ -359,28 +284,28 @@ class Service:
 
     def _cut_off(self, *, hurried: bool) -> int:
         """Stop what still runs; what does not stop is closed as lost when we sign out."""
-        running = self._workers.registry()
+        running = self._parts.workers.registry()
         for attempt_id in running:
-            self._workers.stop_run(attempt_id, "the replica is stopping")
+            self._parts.workers.stop_run(attempt_id, "the replica is stopping")
         longest = 0.0
         if not hurried:
-            specs = [spec for attempt_id in running if (spec := self._workers.spec_of(attempt_id)) is not None]
+            specs = [spec for attempt_id in running if (spec := self._parts.workers.spec_of(attempt_id)) is not None]
             longest = max((spec.kill_after.total_seconds() for spec in specs), default=0.0)
         self._finish_runs(self._clock.monotonic() + longest + CUT_SECONDS)
         return CUT_OFF
 
     def _fail(self) -> int:
         """Half a service is worse than none: let another replica lead."""
-        self._elector.stop(STOP_SECONDS)
-        self._results.flush(self._clock.monotonic() + CUT_SECONDS)
+        self._parts.elector.stop(STOP_SECONDS)
+        self._parts.results.flush(self._clock.monotonic() + CUT_SECONDS)
         self._close(OURS, "a thread crashed")
         return OURS
 
     def _close(self, code: int, reason: str) -> None:
-        self._dispatcher.stop()
-        self._housekeeping.stop()
-        self._timetable.stop()
-        self._reloader.stop()  # and not waited for: the code of a module that it loads may take for ever
+        self._parts.dispatcher.stop()
+        self._parts.housekeeping.stop()
+        self._parts.timetable.stop()
+        self._parts.reloader.stop()  # and not waited for: the code of a module that it loads may take for ever
         deadline = self._clock.monotonic() + STOP_SECONDS
         for name in ("dispatcher", "housekeeping", "scheduler"):
             self._threads[name].join(max(0.0, deadline - self._clock.monotonic()))
@@ -392,14 +317,6 @@ class Service:
 
     def _sign_out(self) -> None:
         try:
-            self._ledger.sign_out(self._elector.instance_id, self._dispatcher.starts_limits())
+            self._parts.ledger.sign_out(self._parts.elector.instance_id, self._parts.dispatcher.starts_limits())
         except StoreUnavailable as error:
             self._events.emit("store_unavailable", part="sign_out", error=str(error))
-
-    # --- asked by the parts
-
-    def _still_open(self, attempt_id: int) -> bool | None:
-        try:
-            return self._ledger.still_open(attempt_id)
-        except StoreUnavailable:
-            return None

@@ -1,0 +1,66 @@
+"""Whether a replica lives and is ready, from what its threads left behind: no query, no lock, no wait.
+
+    alive   conductor, elector, scheduler and dispatcher took a step lately
+    ready   started, not draining, and the database answered when it was asked last
+    leads   we may act under the lease right now
+
+A replica that is not alive should be restarted; one that is not ready should get no traffic.  A standby is
+ready: it could lead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler_service.config import Config
+from scheduler_service.service.parts import Parts, Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A thread that took no step for longer than it may."""
+
+    thread: str
+    seconds: float
+
+
+class Health:
+    """The health of one replica.  Any thread may ask."""
+
+    def __init__(self, config: Config, parts: Parts) -> None:
+        self._parts = parts
+        lease_seconds = config.election.lease_duration.total_seconds()
+        # The dispatcher alone may be waiting for an answer that takes as long as answers may.
+        self._limits = {
+            "conductor": lease_seconds,
+            "elector": lease_seconds,
+            "scheduler": lease_seconds,
+            "dispatcher": lease_seconds + parts.database.statement_seconds,
+        }
+
+    def stuck(self) -> tuple[Stuck, ...]:
+        """Return the threads that took no step for longer than they may."""
+        parts, now = self._parts, self._parts.clock.monotonic()
+        stepped_at = {"conductor": parts.progress.stepped_at}
+        if parts.progress.phase is Phase.READY:  # before that they do not run, after it they end
+            stepped_at |= {
+                "elector": parts.elector.stepped_at,
+                "scheduler": parts.timetable.stepped_at,
+                "dispatcher": parts.dispatcher.stepped_at,
+            }
+        return tuple(Stuck(thread, now - at) for thread, at in stepped_at.items() if now - at > self._limits[thread])
+
+    def not_ready_because(self) -> tuple[str, ...]:
+        """Return what keeps the replica from being ready, for a person; nothing if it is."""
+        parts = self._parts
+        reasons = [f"the {one.thread} thread took no step for {one.seconds:.1f}s" for one in self.stuck()]
+        if parts.progress.phase is not Phase.READY:
+            reasons.append(f"the replica is {parts.progress.phase}")
+        elif parts.elector.problem is not None:
+            reasons.append(f"the database does not answer: {parts.elector.problem}")
+        return tuple(reasons)
+
+    def term(self) -> int | None:
+        """Return the term in which this replica leads; None if it does not."""
+        lease = self._parts.elector.current()
+        return None if lease is None else lease.term
