@@ -22,7 +22,7 @@ from scheduler_service import callables
 from scheduler_service.callables import CallableError
 from scheduler_service.config import document, relations
 from scheduler_service.config.document import join
-from scheduler_service.config.jobs import explain_top, read_defaults, read_jobs
+from scheduler_service.config.jobs import Given, explain_top, read_defaults, read_jobs
 from scheduler_service.config.kinds import WRONG, integer
 from scheduler_service.config.nodes import ListNode, MapNode, Node, ScalarNode, canonical, described
 from scheduler_service.config.problems import Position, Problem, Report
@@ -148,7 +148,9 @@ def _read(node: Node | None, path: Path, environ: Mapping[str, str], report: Rep
     relations.check_sections(sections, report)
     defaults = read_defaults(nodes.get("defaults"), report, positions.get("defaults", top))
     zone = sections["service"].get("timezone")
-    jobs, places = read_jobs(nodes.get("jobs"), defaults, "UTC" if zone is WRONG else zone, folder, report)
+    given = Given(defaults, sections["workers"], "UTC" if zone is WRONG else zone, folder)
+    read = read_jobs(nodes.get("jobs"), given, report)
+    jobs, places = tuple(read.specs.values()), read.places
     if "jobs" not in nodes:
         report.add(top, "", "there is no 'jobs'; add it, with one job or more")
     elif not jobs and not report.problems:

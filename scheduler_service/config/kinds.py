@@ -138,7 +138,7 @@ def boolean() -> Kind:
     return scalar("true or false", convert, {"type": "boolean"}, bool)
 
 
-def integer(least: int, most: int) -> Kind:
+def integer(least: int, most: int, *, optional: bool = False) -> Kind:
     """Return the kind of a whole number within limits."""
     expected = f"a whole number from {least:,} to {most:,}" if most < 10**9 else "a whole number"
 
@@ -154,7 +154,8 @@ def integer(least: int, most: int) -> Kind:
             raise WrongValueError(f"{value} is not between {least} and {most}")
         return value
 
-    return scalar(expected, convert, {"type": "integer", "minimum": least, "maximum": most}, int)
+    schema: JsonSchema = {"type": "integer", "minimum": least, "maximum": most}
+    return scalar(expected, convert, schema, int, optional=optional)
 
 
 def number(least: float, most: float) -> Kind:

@@ -210,14 +210,14 @@ class Policies(BaseModel):
     queue_limit: Annotated[int, kinds.integer(1, 10_000)] = Field(
         10, description="With 'overlap: queue', how many runs wait at most."
     )
-    max_running: Annotated[int, kinds.integer(1, 1000)] = Field(
-        1, description="How many runs of the job go on at once."
+    max_running: Annotated[int | None, kinds.integer(1, 1000, optional=True)] = Field(
+        None, description="How many runs of the job go on at once; none: 1, or any number with 'overlap: allow'."
     )
     timeout: Annotated[timedelta | None, kinds.duration(optional=True)] = Field(
-        None, description="How long a run may take; none for any time."
+        None, description="How long a run may take, then it is asked to end; none for any time."
     )
     kill_after: Annotated[timedelta, kinds.duration(ZERO, DAY)] = Field(
-        10 * SECOND, description="How long a command may take to end after SIGTERM, until SIGKILL."
+        10 * SECOND, description="How long a run that was asked to end may take to do so, until its process is killed."
     )
     retry: Annotated[Retry, composites.section(RetrySettings)] = Field(
         Retry(), description="How often and how soon a failed run is started again."
@@ -229,7 +229,7 @@ class Policies(BaseModel):
         OnLeadershipLost.FINISH, description="Whether a run goes on when its replica no longer leads."
     )
     isolation: Annotated[Isolation, kinds.choice(Isolation)] = Field(
-        Isolation.THREAD, description="Where a callable runs: a worker thread, or a process of its own."
+        Isolation.THREAD, description="Where a function runs: in a thread of the service, or in a process of its own."
     )
 
 
@@ -249,10 +249,10 @@ class Job(Policies):
         {}, description="The function's arguments by name."
     )
     env: Annotated[Mapping[str, str], composites.environment()] = Field(
-        {}, description="Environment variables for the command, beside those of the service."
+        {}, description="Environment variables for the process, beside those of the service."
     )
     working_directory: Annotated[Path | None, kinds.text("a path")] = Field(
-        None, description="Where the command runs; relative to this file. None: where the service was started."
+        None, description="Where the process runs; relative to this file. None: where the service was started."
     )
     cron: Annotated[str | None, kinds.text("a cron expression in quotes, such as '*/5 * * * *'")] = Field(
         None, description="Five fields as in crontab(5), or six with seconds first, or @daily and the like."

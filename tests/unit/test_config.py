@@ -174,7 +174,7 @@ def test_the_defaults_are_those_of_the_design(write, tmp_path):
     assert (config.logging.level, config.logging.format) == ("info", "auto")
     (job,) = config.jobs
     assert (job.misfire_grace, job.catch_up, job.catch_up_window) == (60 * second, "latest", timedelta(days=1))
-    assert (job.catch_up_limit, job.overlap, job.queue_limit, job.max_running) == (10, "skip", 10, 1)
+    assert (job.catch_up_limit, job.overlap, job.queue_limit, job.max_running) == (10, "skip", 10, None)
     assert (job.timeout, job.kill_after, job.retry) == (None, 10 * second, Retry())
     assert (job.on_crash, job.on_leadership_lost, job.isolation) == ("fail", "finish", "thread")
     assert (job.enabled, job.description, job.tags, job.jitter) == (True, "", (), timedelta(0))
