@@ -8,6 +8,9 @@ The jobs folder never goes on `sys.path`: a `jobs/logging.py` shadows nothing.  
 other as `jobs.helper`, or relatively.  One folder is the package `jobs` at a time; asking for another one
 exchanges its modules, so two folders in one process do not mix, as long as their functions import at the top.
 
+A module of the folder is loaded as its file is now, never from cached bytecode, and leaves none behind: a
+cache is told apart by size and whole seconds, and a file that is edited twice in one second may have the same.
+
 Loading a module runs a person's code: whatever it raises, SystemExit too, becomes a CallableError of one line.
 """
 
@@ -26,7 +29,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, UnionType
+from types import CodeType, ModuleType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 PACKAGE = "jobs"
@@ -37,6 +40,30 @@ LONGEST = 300  # characters of another's message
 _lock = threading.RLock()
 _active: Path | None = None
 _inactive: dict[Path, dict[str, ModuleType]] = {}
+
+
+class _AsWritten(importlib.machinery.SourceFileLoader):
+    """Loads what stands in the file now."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+class _Finder:
+    """Finds the modules of the package `jobs` as the usual finders do, and has them loaded as written."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if path is None or not name.startswith(f"{PACKAGE}."):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and type(spec.loader) is importlib.machinery.SourceFileLoader:
+            spec.loader = _AsWritten(spec.loader.name, spec.loader.path)
+            spec.cached = None
+        return spec
 
 
 class CallableError(Exception):
@@ -233,11 +260,13 @@ def _activate(folder: Path) -> None:
     if _active is not None:
         _inactive[_active] = ours
     _active = folder
+    if _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)
     if folder in _inactive:
         sys.modules.update(_inactive.pop(folder))
         return
     start = folder / "__init__.py"
-    loader = importlib.machinery.SourceFileLoader(PACKAGE, str(start)) if start.is_file() else None
+    loader = _AsWritten(PACKAGE, str(start)) if start.is_file() else None
     spec = importlib.machinery.ModuleSpec(PACKAGE, loader, origin=str(start) if loader else None, is_package=True)
     spec.submodule_search_locations = [str(folder)]
     spec.has_location = loader is not None

@@ -86,6 +86,14 @@ def stop_reason(stopping: threading.Event) -> str:
     return stopping.reason if isinstance(stopping, Stopping) else Stopping.reason
 
 
+def request_stop(stopping: threading.Event, reason: str) -> None:
+    """Ask the run to end."""
+    if isinstance(stopping, Stopping):
+        stopping.request(reason)
+    else:
+        stopping.set()
+
+
 _current: contextvars.ContextVar[RunContext] = contextvars.ContextVar("scheduler_service_run")
 
 

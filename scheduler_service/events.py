@@ -58,6 +58,12 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "run_started": (INFO, "job run scheduled_at attempt kind delay_seconds"),
     "run_finished": (INFO, "job run scheduled_at attempt state duration_seconds"),
     "run_failed": (ERROR, "job run scheduled_at attempt state duration_seconds exit_code? error"),
+    "run_retrying": (
+        WARNING,
+        "job run scheduled_at attempt state duration_seconds retry_seconds exit_code? error",
+    ),
+    "thread_stuck": (ERROR, "job run attempt seconds stuck_count"),
+    "thread_returned": (INFO, "job run attempt seconds"),
     "run_output": (INFO, "job run line"),
     "attempt_lost": (WARNING, "job run scheduled_at attempt holder rerun?"),
     "attempt_returned": (WARNING, "job run attempt reason"),

@@ -8,6 +8,9 @@
               |  |     a row that it refuses even so: told, kept aside, and tried again
               `--'
 
+A second result of the same attempt (a thread that timed out has returned) takes the place of the first, or
+follows it if that is being written.
+
 A result is the only proof that a run ended, so none is given up while the process lives.  The queue is
 bounded by whoever adds: a worker takes nothing new while too much waits.
 
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from scheduler_service.clock import Clock
@@ -74,7 +77,7 @@ class Results:
         return len(self._waiting)
 
     def add(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Take a result, to be written soon; never blocks."""
+        """Take a result, to be written soon; never blocks.  The last one for an attempt says everything."""
         with self._changed:
             self._waiting[attempt.id] = Finished(attempt, outcome)
             self._changed.notify_all()
@@ -135,6 +138,7 @@ class Results:
         if self._failed_count < PATIENCE:
             problem = self._write(batch)
             if problem is None:
+                self._forget(batch)
                 return 0.0
             if _may_pass(problem):
                 return self._pause(problem)
@@ -154,17 +158,18 @@ class Results:
             return error
         self._outage.over()
         self._failed_count = 0
-        self._forget(one.attempt for one in batch)
         return None
 
     def _write_singly(self, batch: Sequence[Finished]) -> float:
         for one in batch:
             problem = self._write([one])
             if problem is None:
+                self._forget([one])
                 continue
             bare = Finished(one.attempt, replace(one.outcome, output="", error=None, result=None))
             still = self._write([bare])
             if still is None:
+                self._forget([one])
                 self._tell("result_cut", one.attempt, problem)
             elif _may_pass(still):
                 return self._pause(still)
@@ -184,13 +189,14 @@ class Results:
         self._failed_count += 1
         return min(seconds, FLUSH_PAUSE_SECONDS) if self._flushing_count else seconds
 
-    def _forget(self, attempts: Iterable[Attempt]) -> None:
-        written = list(attempts)
-        self.on_written(written)
+    def _forget(self, written: Sequence[Finished]) -> None:
+        self.on_written([one.attempt for one in written])
         with self._changed:
-            for attempt in written:
-                del self._waiting[attempt.id]
-                self._aside.pop(attempt.id, None)
+            for one in written:
+                self._aside.pop(one.attempt.id, None)
+                # Not what has come for the same attempt meanwhile: it frees the slot.
+                if self._waiting[one.attempt.id] is one:
+                    del self._waiting[one.attempt.id]
             self._changed.notify_all()
 
 

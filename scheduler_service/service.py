@@ -34,7 +34,7 @@ from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Replica, open_ledger
 from scheduler_service.model import Lease
 from scheduler_service.results import Results
-from scheduler_service.runner import Runner
+from scheduler_service.runner import Runner, needs_process
 from scheduler_service.timetable import Timetable
 from scheduler_service.workers import Workers
 
@@ -101,7 +101,7 @@ class Service:
         lost_after_seconds = election.lost_after.total_seconds()
         self._ledger = ledger
         self._results = Results(ledger.finish, events=self._events, clock=self._clock, on_crash=self._crash)
-        runner = Runner(
+        self._runner = Runner(
             jobs_folder=config.service.jobs_folder,
             output_limit=history.output_limit,
             events=self._events,
@@ -110,8 +110,9 @@ class Service:
         )
         self._workers = Workers(
             config.workers.threads,
-            runner.run,
+            self._runner.run,
             self._results,
+            processes=config.workers.processes,
             still_open=self._still_open,
             begin_within_seconds=lost_after_seconds / 2,
             on_crash=self._crash,
@@ -119,6 +120,7 @@ class Service:
             events=self._events,
             clock=self._clock,
         )
+        self._runner.on_returned = self._workers.returned
         self._dispatcher = Dispatcher(
             ledger=ledger,
             leadership=self._elector,
@@ -170,6 +172,7 @@ class Service:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+            self._runner.close()
             self._database.dispose()
 
     # --- start
@@ -210,6 +213,8 @@ class Service:
 
     def _start(self, now: datetime) -> None:
         self._results.start()
+        if any(needs_process(spec) for spec in self._config.jobs):
+            self._runner.prepare()
         self._thread("housekeeping", self._housekeeping.run)
         self._thread("dispatcher", self._dispatcher.run)
         self._thread("scheduler", self._timetable.run)

@@ -7,6 +7,15 @@
 A worker is free when its function has returned; the attempt stays registered until its result is
 durable, so that whoever compares the ledger with the register finds no attempt without an owner.
 
+A function that is over its time-out and does not return is stuck: its thread cannot be ended.
+
+    running --time-out, grace--> stuck: recorded as timed out, its slot held, its worker's place replaced
+                                   `--returns at last--> recorded again, and the slot is free
+
+As many places are replaced as there are threads.  Beyond that a stuck function keeps its place until it
+returns, so that jobs which never return cannot fill the process with threads.  What is stuck is not
+registered once it is recorded, and so holds up no drain: it had its time, and ends with the process.
+
 Between the statement that starts an attempt and its first line of code the machine may have slept.
 A worker therefore begins only what was started a moment ago, on the boot clock, and otherwise asks the
 ledger first: an attempt that was marked lost meanwhile may already run elsewhere (I7).
@@ -24,6 +33,7 @@ from scheduler_service.clock import Clock, DatabaseTime
 from scheduler_service.context import Stopping
 from scheduler_service.events import Events
 from scheduler_service.model import Attempt, JobSpec, Outcome, State
+from scheduler_service.runner import needs_process
 
 UNWRITTEN_LIMIT = 1000  # attempts that are not durably recorded, beside one a thread: nothing new is taken beyond it
 FIRST_PAUSE_SECONDS = 0.2
@@ -46,6 +56,17 @@ class _Task:
     attempt: Attempt
     spec: JobSpec
     stopping: Stopping = field(default_factory=Stopping)
+    late: list[Outcome] = field(default_factory=list)  # of a function that returned just after it was given up
+
+
+@dataclass(frozen=True, slots=True)
+class _Stuck:
+    """A function that is over its time-out and has not returned."""
+
+    attempt: Attempt
+    ran_seconds: float  # until it was given up
+    since: float  # when that was, on the boot clock
+    keeps_its_place: bool
 
 
 def _nobody() -> None:
@@ -55,10 +76,13 @@ def _nobody() -> None:
 class Workers:
     """At most `threads` attempts at a time, each in a daemon thread; threads start when they are needed.
 
-    `run` executes an attempt and should not raise.  `still_open` tells whether an attempt is open in the
-    ledger, None if that cannot be known now.  `begin_within_seconds` is for how long after its start was
-    sent an attempt certainly is.  `on_free`, which may be set until the first attempt is submitted, is
-    called when a worker or a slot may have become free; it must not block.
+    At most `processes` of them are in child processes: such an attempt takes one of each.
+
+    `run` executes an attempt and should not raise; when it says that a function has not returned, `returned`
+    is told later that it has.  `still_open` tells whether an attempt is open in the ledger, None if that
+    cannot be known now.  `begin_within_seconds` is for how long after its start was sent an attempt certainly
+    is.  `on_free`, which may be set until the first attempt is submitted, is called when a worker or a slot
+    may have become free; it must not block.
     """
 
     def __init__(
@@ -67,6 +91,7 @@ class Workers:
         run: Run,
         results: ResultWriter,
         *,
+        processes: int,
         still_open: Callable[[int], bool | None],
         begin_within_seconds: float,
         database_time: DatabaseTime,
@@ -76,7 +101,10 @@ class Workers:
     ) -> None:
         if threads < 1:
             raise ValueError(f"{threads} worker threads can run nothing; at least 1 is needed")
+        if processes < 1:
+            raise ValueError(f"{processes} child processes can run nothing; at least 1 is needed")
         self._limit = threads
+        self._process_limit = processes
         self._run = run
         self._results = results
         self._still_open = still_open
@@ -87,7 +115,9 @@ class Workers:
         self._on_crash = on_crash
         self._changed = threading.Condition()
         self._tasks: dict[int, _Task] = {}  # by attempt id: taken, and not durably recorded
+        self._stuck: dict[int, _Stuck] = {}  # by attempt id
         self._busy_count = 0
+        self._busy_process_count = 0
         self._threads: list[threading.Thread] = []
         self._inbox: queue.SimpleQueue[_Task] = queue.SimpleQueue()  # never longer than there are threads
         self.on_free: Callable[[], None] = _nobody
@@ -102,19 +132,33 @@ class Workers:
 
     @property
     def free_process_count(self) -> int:
-        """How many of these may run in a process of their own."""
-        return self.free_count
+        """How many attempts that need a process of their own can be taken now; each needs a worker as well."""
+        return min(self.free_count, max(0, self._process_limit - self._busy_process_count))
+
+    @property
+    def stuck_count(self) -> int:
+        """How many functions are over their time-out and have not returned."""
+        return len(self._stuck)
+
+    def stuck(self) -> tuple[Attempt, ...]:
+        """Return the attempts whose functions are over their time-out and have not returned, oldest first."""
+        with self._changed:
+            return tuple(one.attempt for one in self._stuck.values())
 
     def submit(self, attempt: Attempt, spec: JobSpec) -> None:
         """Run `attempt` in a free worker; ValueError if there is none, or if it was taken already."""
+        own_process = needs_process(spec)
         with self._changed:
             if self.free_count == 0:
                 raise ValueError(f"no worker is free for attempt {attempt.id}: ask free_count before starting")
+            if own_process and self.free_process_count == 0:
+                raise ValueError(f"no process is free for attempt {attempt.id}: ask free_process_count before starting")
             if attempt.id in self._tasks:
                 raise ValueError(f"attempt {attempt.id} was submitted twice")
             if len(self._threads) == self._busy_count:
                 self._start_thread()
             self._busy_count += 1
+            self._busy_process_count += own_process
             task = self._tasks[attempt.id] = _Task(attempt, spec)
         self._inbox.put(task)
 
@@ -129,6 +173,25 @@ class Workers:
             task = self._tasks.get(attempt_id)
         if task is not None:
             task.stopping.request(reason)
+
+    def returned(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Learn that a function returned that `run` said had not; `outcome` says everything anew."""
+        with self._changed:
+            if attempt.id not in self._stuck:  # `run` has not yet said so
+                self._tasks[attempt.id].late.append(outcome)
+                return
+            stuck = self._stuck.pop(attempt.id)
+            self._results.add(attempt, outcome)
+            self._busy_count -= stuck.keeps_its_place
+            self._changed.notify_all()
+        self._events.bind(term=attempt.term).emit(
+            "thread_returned",
+            job=attempt.job_id,
+            run=attempt.run_id,
+            attempt=attempt.attempt,
+            seconds=stuck.ran_seconds + max(0.0, self._clock.monotonic() - stuck.since),
+        )
+        self.on_free()
 
     def drain(self, deadline: float) -> bool:
         """Wait until everything taken is recorded, at most until `deadline` on the boot clock; return whether it is."""
@@ -157,14 +220,39 @@ class Workers:
 
     def _work(self, task: _Task) -> None:
         outcome = self._perform(task)
-        if outcome is not None:
+        keeps_its_place = False
+        if outcome is not None and outcome.returned:
             self._results.add(task.attempt, outcome)
+        elif outcome is not None:
+            keeps_its_place = self._leave(task, outcome)
         with self._changed:
-            self._busy_count -= 1
+            self._busy_count -= not keeps_its_place
+            self._busy_process_count -= needs_process(task.spec)
             if outcome is None:
                 del self._tasks[task.attempt.id]
             self._changed.notify_all()
         self.on_free()
+
+    def _leave(self, task: _Task, outcome: Outcome) -> bool:
+        """Record a function that has not returned; return whether it keeps its worker's place."""
+        attempt = task.attempt
+        with self._changed:
+            if task.late:
+                self._results.add(attempt, task.late[0])
+                return False
+            keeps_its_place = len(self._stuck) >= self._limit
+            self._stuck[attempt.id] = _Stuck(attempt, outcome.seconds, self._clock.monotonic(), keeps_its_place)
+            # Under the lock, so that it cannot follow, and replace, the result that says it has returned.
+            self._results.add(attempt, outcome)
+            self._events.bind(term=attempt.term).emit(
+                "thread_stuck",
+                job=attempt.job_id,
+                run=attempt.run_id,
+                attempt=attempt.attempt,
+                seconds=outcome.seconds,
+                stuck_count=len(self._stuck),
+            )
+        return keeps_its_place
 
     def _written(self, attempts: Sequence[Attempt]) -> None:
         with self._changed:
@@ -230,7 +318,11 @@ class Workers:
         ended = {**_names(attempt), "state": outcome.state, "duration_seconds": outcome.seconds}
         if outcome.state in (State.FAILED, State.TIMED_OUT):
             code = {} if outcome.exit_code is None else {"exit_code": outcome.exit_code}
-            events.emit("run_failed", **ended, **code, error=outcome.error or "it failed without a word")
+            error = outcome.error or "it failed without a word"
+            if outcome.retry_seconds is None:
+                events.emit("run_failed", **ended, **code, error=error)
+            else:
+                events.emit("run_retrying", **ended, retry_seconds=outcome.retry_seconds, **code, error=error)
         else:
             events.emit("run_finished", **ended)
 

@@ -4,6 +4,8 @@
     sys.exit(), sys.exit(0)                  succeeded: scripts end so
     sys.exit(3), sys.exit("no such folder")  failed
     raises Cancelled, after a request        cancelled
+    raises RetryLater                        failed, and tried again when it says, if a start is left
+    raises GiveUp                            failed, and not tried again
     raises anything else                     failed, with the traceback from the job's code on
 
 A function that returns after it was asked to stop has succeeded: it alone knows whether its work was
@@ -12,26 +14,28 @@ done; one that breaks off says so with `run.check()`.
 A coroutine gets an event loop of its own.  A request to stop cancels its task, once: the CancelledError
 is its chance to clean up.  Tasks that it leaves behind are cancelled when it ends.
 
-A thread cannot be ended from outside, so a function holds its worker until it returns.
+The function runs in the calling thread; `thread` and `child` decide which one that is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import inspect
 import os
 import reprlib
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from scheduler_service.callables import CallableError, bind, find
-from scheduler_service.context import Cancelled, RunContext, stop_reason
-from scheduler_service.model import JobSpec, State
+from scheduler_service.context import Cancelled, GiveUp, RetryLater, RunContext, stop_reason
+from scheduler_service.model import State
 from scheduler_service.runner.ending import Ending
 from scheduler_service.runner.output import clean
 
@@ -47,27 +51,44 @@ _short.maxstring = _short.maxother = 400
 _short.maxlist = _short.maxtuple = _short.maxset = _short.maxfrozenset = _short.maxdict = 20
 
 
-def run_callable(spec: JobSpec, run: RunContext, stop: threading.Event, jobs_folder: Path) -> Ending:
-    """Find and call the job's function in the current context; nothing that it raises gets out."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is to be called."""
+
+    reference: str  # module:function
+    jobs_folder: Path
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+Span = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+def run_callable(call: Call, run: RunContext, going_on: Span = contextlib.nullcontext) -> Ending:
+    """Find and call the job's function in the current context; nothing that it raises gets out.
+
+    `going_on` makes a context manager, entered when the function is loaded and left when it has returned:
+    what is awaitable is awaited after that.
+    """
     process_id = os.getpid()
-    ending = _call(spec, run, stop, jobs_folder)
+    ending = _call(call, run, going_on)
     if os.getpid() != process_id:
         # The job forked, and its child came back here: it must not carry on with the worker's work.
         os._exit(0 if ending.state is State.SUCCEEDED else 1)
     return ending
 
 
-def _call(spec: JobSpec, run: RunContext, stop: threading.Event, jobs_folder: Path) -> Ending:
+def _call(call: Call, run: RunContext, going_on: Span) -> Ending:
+    stop = run.stopping
     try:
-        if spec.run is None:
-            raise CallableError(f"{spec.id} has neither run nor command")  # noqa: TRY301  # told as the others are
-        function = find(spec.run, jobs_folder)
-        args, kwargs = _arguments(function, spec, run)
-        value = function(*args, **kwargs)
+        function = find(call.reference, call.jobs_folder)
+        args, kwargs = _arguments(function, call, run)
+        with going_on():
+            value = function(*args, **kwargs)
         if inspect.isawaitable(value):
             value = _complete(value, stop)
         if inspect.isgenerator(value) or inspect.isasyncgen(value):
-            return Ending(State.FAILED, f"{spec.run} returned a generator, so nothing of it ran: remove its 'yield'")
+            return Ending(State.FAILED, f"{call.reference} returned a generator, so nothing of it ran: remove 'yield'")
         return Ending(State.SUCCEEDED, result=_result_text(value))
     except CallableError as error:
         return Ending(State.FAILED, clean(str(error)))
@@ -76,7 +97,24 @@ def _call(spec: JobSpec, run: RunContext, stop: threading.Event, jobs_folder: Pa
     except BaseException as error:  # KeyboardInterrupt, too, is only this job's
         if _is_cancellation(error, stop):
             return Ending(State.CANCELLED, f"stopped: {stop_reason(stop)}")
-        return Ending(State.FAILED, error_text(error))
+        return _failed(error)
+
+
+def _failed(error: BaseException) -> Ending:
+    # From a TaskGroup they come in a group, with whatever else went wrong at the same time.
+    text, raised = error_text(error), list(_leaves(error))
+    if any(isinstance(one, GiveUp) for one in raised):
+        return Ending(State.FAILED, text, final=True)
+    waits = [one.seconds for one in raised if isinstance(one, RetryLater)]
+    return Ending(State.FAILED, text, retry_seconds=max(waits, default=None))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
 
 
 def _complete(awaitable: Awaitable[Any], stop: threading.Event) -> Any:
@@ -84,12 +122,12 @@ def _complete(awaitable: Awaitable[Any], stop: threading.Event) -> Any:
         return runner.run(_stoppable(awaitable, stop))
 
 
-def _arguments(function: Callable[..., Any], spec: JobSpec, run: RunContext) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(function: Callable[..., Any], call: Call, run: RunContext) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
         # Copied, because what a job does to its arguments must not reach its next run.
-        return bind(function, copy.deepcopy(spec.args), copy.deepcopy(dict(spec.kwargs)), run)
+        return bind(function, copy.deepcopy(call.args), copy.deepcopy(dict(call.kwargs)), run)
     except TypeError as error:
-        raise CallableError(f"{spec.run} cannot be called with these args and kwargs: {error}") from error
+        raise CallableError(f"{call.reference} cannot be called with these args and kwargs: {error}") from error
 
 
 async def _stoppable(awaitable: Awaitable[Any], stop: threading.Event) -> Any:

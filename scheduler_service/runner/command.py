@@ -26,14 +26,14 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from scheduler_service.clock import Clock
-from scheduler_service.context import RunContext, stop_reason
+from scheduler_service.context import RunContext
 from scheduler_service.model import JobSpec, State
 from scheduler_service.runner.ending import Ending
+from scheduler_service.runner.group import Asked, bury, folder_problem, follow, signal_group, signal_name
 from scheduler_service.runner.output import Output
 
 SHELL = "/bin/sh"
@@ -41,9 +41,6 @@ SHELL = "/bin/sh"
 _GUARDIAN = 'trap "" HUP INT TERM; read -r group && { read -r rest; kill -s KILL -- "-$group"; }'
 _LAUNCHER = 'echo $$ >&0; exec "$@" </dev/null'
 
-LOOK_SECONDS = 0.1  # how often a silent command's stop, time-out and end are looked at
-LAST_WORDS_SECONDS = 0.25  # how long output is awaited from what a command left behind
-BURY_SECONDS = 30.0  # how long killed processes are waited for, which may hang in a dead file system
 _READ_BYTES = 65536
 _MEANING = {126: " (not executable)", 127: " (command not found)"}  # the shell's convention
 
@@ -71,22 +68,20 @@ def run_command(
     spec: JobSpec, run: RunContext, stop: threading.Event, output: Output, folder: Path, clock: Clock
 ) -> Ending:
     """Run `spec.command` to its end; `folder` is where it starts unless the job names another."""
-    started = clock.monotonic()
     folder = spec.working_directory or folder
     variables = environment(spec, run, os.environ)
     try:
         with _start(_arguments(spec, folder, variables), folder, variables) as group:
-            asked = _watch(group, spec, stop, output, started, clock)
+            asked = follow(group, spec, stop, output, clock)
     except CommandError as error:
         return Ending(State.FAILED, str(error))
-    return _ending(group, asked, spec, stop)
+    return _ending(group.exit_code, asked)
 
 
 def _arguments(spec: JobSpec, folder: Path, variables: Mapping[str, str]) -> list[str]:
     """Return the program and its arguments; CommandError where it cannot be found."""
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise CommandError(f"the working directory {str(folder)!r} {what}")
+    if (problem := folder_problem(folder)) is not None:
+        raise CommandError(problem)
     if isinstance(spec.command, str):
         return [SHELL, "-c", spec.command]
     if not spec.command:
@@ -118,7 +113,8 @@ class _Group:
         self._poll = select.poll()
         self._poll.register(self._output.fileno(), select.POLLIN)
         os.set_blocking(self._output.fileno(), False)
-        self.silent = False  # the pipe is closed at the other end
+        self.silent = False
+        self.began = True  # a program is all that there is to a command
 
     @property
     def exit_code(self) -> int:
@@ -142,47 +138,19 @@ class _Group:
             return self._leader.poll() is not None
         return os.waitid(os.P_PID, self._leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all of them."""
-        # Not there any more, or another user's: there is nothing that we could do.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._leader.pid, number)
+    def ask(self, reason: str) -> None:  # noqa: ARG002  # a signal carries none
+        """Send SIGTERM to all of them."""
+        signal_group(self._leader.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL to all of them."""
+        signal_group(self._leader.pid, signal.SIGKILL)
 
     def bury(self) -> None:
-        """Reap the first process, and wait until the others, which were killed, are gone (I7)."""
+        """Reap the first process, and wait until the others, which were killed, are gone."""
         self._leader.wait()
         self._output.close()
-        gone_by = time.monotonic() + BURY_SECONDS
-        pause = 0.0002
-        while self._any_left() and time.monotonic() < gone_by:
-            time.sleep(pause)
-            pause = min(LOOK_SECONDS, 2 * pause)
-
-    def _any_left(self) -> bool:
-        try:
-            # Orphans become children of process 1, which in a container may be us.
-            while os.waitpid(-self._leader.pid, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            pass
-        try:
-            os.killpg(self._leader.pid, 0)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return _has_living(self._leader.pid)
-
-
-def _has_living(group: int) -> bool:
-    """Whether a process of `group` is more than a zombie, which process 1 may leave lying for long."""
-    stats = list(Path("/proc").glob("[0-9]*/stat"))
-    for stat in stats:
-        try:
-            state, _, its_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-        except (OSError, ValueError):  # gone meanwhile
-            continue
-        if int(its_group) == group and state not in "ZX":
-            return True
-    return not stats  # a system without /proc: what can be signalled counts
+        bury(self._leader.pid)
 
 
 @contextlib.contextmanager
@@ -220,7 +188,7 @@ def _start(arguments: list[str], folder: Path, variables: Mapping[str, str]) -> 
         closing.callback(group.bury)
         # Before the first process is reaped, while the number of the group cannot be anybody else's.
         closing.callback(_end_guardian, guardian)
-        closing.callback(group.signal, signal.SIGKILL)
+        closing.callback(group.kill)
         yield group
 
 
@@ -229,62 +197,12 @@ def _end_guardian(guardian: subprocess.Popen[bytes]) -> None:
     guardian.wait()
 
 
-def _watch(
-    group: _Group, spec: JobSpec, stop: threading.Event, output: Output, started: float, clock: Clock
-) -> tuple[State, bool] | None:
-    """Follow a command to its end.  Return why we ended it, and whether by SIGKILL; None if it ended by itself."""
-    deadline = None if spec.timeout is None else started + spec.timeout.total_seconds()
-    kill_at = 0.0
-    asked: State | None = None
-    killed = False
-    pause = 0.0002
-    while not group.ended():
-        now = clock.monotonic()
-        if asked is None:
-            if stop.is_set():
-                asked = State.CANCELLED
-            elif deadline is not None and now >= deadline:
-                asked = State.TIMED_OUT
-            if asked is not None:
-                kill_at = now + spec.kill_after.total_seconds()
-                group.signal(signal.SIGTERM)
-        elif now >= kill_at and not killed:
-            killed = True
-            group.signal(signal.SIGKILL)
-        due = deadline if asked is None else kill_at
-        wait = LOOK_SECONDS if due is None or killed else min(LOOK_SECONDS, max(0.0, due - now))
-        if not group.silent:
-            output.write(group.read(wait))
-        else:  # usually it is ending right now
-            time.sleep(min(pause, wait))
-            pause = min(LOOK_SECONDS, 2 * pause)
-    # Whoever else holds the pipe may be about to say something, but nobody waits for it long.
-    quiet_at = clock.monotonic() + LAST_WORDS_SECONDS
-    while not group.silent and (left := quiet_at - clock.monotonic()) > 0:
-        output.write(group.read(left))
-    return None if asked is None else (asked, killed)
-
-
-def _ending(group: _Group, asked: tuple[State, bool] | None, spec: JobSpec, stop: threading.Event) -> Ending:
-    code = group.exit_code
+def _ending(code: int, asked: Asked | None) -> Ending:
     exit_code = code if code >= 0 else 128 - code
     if asked is not None:
-        state, killed = asked
-        if state is State.TIMED_OUT and spec.timeout is not None:
-            why = f"timed out after {spec.timeout.total_seconds():g}s"
-        else:
-            why = f"stopped: {stop_reason(stop)}"
-        ignored = f"; it ignored SIGTERM and was killed {spec.kill_after.total_seconds():g}s later"
-        return Ending(state, why + ignored if killed else why, exit_code)
+        return Ending(asked.state, asked.error, exit_code)
     if code == 0:
         return Ending(State.SUCCEEDED, exit_code=0)
     if code < 0:
-        return Ending(State.FAILED, f"killed by {_name(-code)}", exit_code)
+        return Ending(State.FAILED, f"killed by {signal_name(-code)}", exit_code)
     return Ending(State.FAILED, f"exit code {code}{_MEANING.get(code, '')}", exit_code)
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"

@@ -27,6 +27,7 @@ from scheduler_service.clock import Clock
 LINE_BYTES = 4096
 LINES_AT_ONCE = 500
 LINES_A_SECOND = 100.0
+RECORD_FORMAT = "%(levelname)s %(name)s: %(message)s"  # of log records, where they are kept with a run's output
 
 
 class Output:
@@ -77,10 +78,16 @@ class Output:
                 if self._line and not self._overlong and not self._busy:
                     self._log_line(self._line)
                 self._tell_unlogged()
-            tail, truncated = bytes(self._tail), self._truncated
-            if len(tail) > self._limit:
-                tail, truncated = tail[len(tail) - self._limit :], True
+            kept = self.so_far()
             self._tail = bytearray()
+        return kept
+
+    def so_far(self) -> tuple[str, bool]:
+        """Return what `close` would return now."""
+        with self._lock:
+            tail, truncated = bytes(self._tail), self._truncated
+        if len(tail) > self._limit:
+            tail, truncated = tail[len(tail) - self._limit :], True
         if truncated:  # the cut may have gone through a character
             while tail and tail[0] & 0b1100_0000 == 0b1000_0000:
                 tail = tail[1:]
@@ -235,7 +242,7 @@ class _KeepRecords(logging.Handler):
 
 
 _keep_records = _KeepRecords()
-_keep_records.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+_keep_records.setFormatter(logging.Formatter(RECORD_FORMAT))
 _installing = threading.Lock()
 
 

@@ -1,0 +1,329 @@
+"""Run one function in a process of its own, forked from the template.
+
+    with a report            what the function did, as it would be told of a thread
+    ended before a report    failed: the signal is named, or the exit code given
+    stopped, timed out       SIGTERM, in the child Cancelled; `kill_after` later SIGKILL for its whole group
+
+A template that dies is replaced.  Runs that go on do not depend on it; one that it should have started
+and did not is started by the next one, once: a channel that ends before a word was said proves that
+nobody has it, so nothing of the run can have begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from scheduler_service.clock import Clock
+from scheduler_service.context import RunContext
+from scheduler_service.model import JobSpec, State
+from scheduler_service.runner import channel as words
+from scheduler_service.runner.callable import Call
+from scheduler_service.runner.channel import Channel, End, Request
+from scheduler_service.runner.command import environment
+from scheduler_service.runner.ending import Ending
+from scheduler_service.runner.group import Asked, bury, follow, signal_group, signal_name
+from scheduler_service.runner.output import Output, clean
+from scheduler_service.runner.template import PROGRAM, REQUEST
+
+START_SECONDS = 60.0  # for a template to load our package and fork
+CLOSE_SECONDS = 2.0
+TRIALS = 2
+_READ_BYTES = 65536
+_LAST_WORDS_BYTES = 65536
+
+
+class ProcessError(Exception):
+    """The process could not be started; the message is for a person."""
+
+
+class _NeverBegan(Exception):  # noqa: N818  # an answer, not a mistake
+    """Nobody took the run."""
+
+
+def request_for(call: Call, spec: JobSpec, run: RunContext, folder: Path) -> Request:
+    """Return what the child is told; ProcessError if the arguments cannot be handed to another process."""
+    try:
+        arguments = pickle.dumps((call.args, dict(call.kwargs)))
+    except Exception as error:  # whatever the arguments' own code raises
+        raise ProcessError(
+            f"the arguments cannot be handed to a process of its own: {type(error).__name__}: {error}"
+        ) from error
+    return Request(
+        reference=call.reference,
+        jobs_folder=call.jobs_folder,
+        arguments=arguments,
+        job=run.job,
+        scheduled_at=run.scheduled_at,
+        due_at=run.due_at,
+        term=run.term,
+        fence=run.fence,
+        attempt=run.attempt,
+        run_id=run.run_id,
+        instance=run.instance,
+        folder=spec.working_directory or folder,
+        variables=environment(spec, run, {}),
+        log_level=logging.getLogger().level,
+    )
+
+
+def run_process(
+    template: Template, call: Call, spec: JobSpec, run: RunContext, output: Output, folder: Path, clock: Clock
+) -> Ending:
+    """Run `call` to its end; `folder` is where it runs unless the job names another."""
+    try:
+        request = request_for(call, spec, run, folder)
+        for trial in range(1, TRIALS + 1):
+            try:
+                with template.start(request) as child:
+                    asked = follow(child, spec, run.stopping, output, clock)
+            except _NeverBegan as reason:
+                if trial == TRIALS:
+                    raise ProcessError(f"no process could be started: {reason}") from None
+            else:
+                return _ending(child.end, asked)
+    except ProcessError as error:
+        return Ending(State.FAILED, clean(str(error)))
+    raise AssertionError("the last trial returns or raises")
+
+
+class Template:
+    """The template process of one replica: started when it is needed, and again when it has died."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
+
+    @property
+    def process_id(self) -> int | None:
+        """The template's process id; None if none was started, or the last one was seen to die."""
+        process = self._process
+        return None if process is None else process.pid
+
+    def prepare(self) -> None:
+        """Start it before it is needed; ProcessError if that cannot be."""
+        with self._lock:
+            self._ready()
+
+    @contextlib.contextmanager
+    def start(self, request: Request) -> Iterator[Child]:
+        """Start a child; at the end all of its group is gone.  _NeverBegan if nobody started it."""
+        ours, theirs = socket.socketpair()
+        reading, writing = os.pipe()
+        channel = Channel(ours)
+        with contextlib.ExitStack() as closing:
+            closing.callback(channel.close)
+            closing.callback(os.close, reading)
+            try:
+                process = self._hand_over(theirs, writing)
+            finally:
+                theirs.close()
+                os.close(writing)
+            if not _readable(channel, START_SECONDS) or channel.receive() is None:
+                raise _NeverBegan(self._discard(process))
+            child = Child(channel, reading)
+            closing.callback(child.bury)
+            channel.send(words.RUN, request.packed())
+            yield child
+
+    def close(self) -> None:
+        """End it.  Children that still run end with their replica."""
+        with self._lock:
+            process, self._process = self._process, None
+            self._hang_up()
+        if process is not None:
+            try:
+                process.wait(CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _close_stderr(process)
+
+    def _hand_over(self, channel: socket.socket, output: int) -> subprocess.Popen[bytes]:
+        with self._lock:
+            process, requests = self._ready()
+            # If it dies now, nobody takes the channel, which then ends.
+            with contextlib.suppress(OSError):
+                socket.send_fds(requests, [REQUEST], [channel.fileno(), output])
+            return process
+
+    def _ready(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """Return a template that was alive a moment ago.  The lock is held."""
+        if self._process is not None and self._requests is not None:
+            if self._process.poll() is None:
+                return self._process, self._requests
+            self._bury(self._process)
+        ours, theirs = socket.socketpair()
+        # A template that is stopped must not stop those who wait for it, with the lock in hand.
+        ours.settimeout(START_SECONDS)
+        try:
+            path = json.dumps([str(Path(entry).absolute()) for entry in sys.path])
+            self._process = subprocess.Popen(  # noqa: S603  # a constant program
+                [sys.executable, "-c", PROGRAM, str(theirs.fileno()), str(os.getpid()), path],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                cwd=self._folder,
+                start_new_session=True,  # Ctrl+C in a terminal is for the replica alone
+            )
+        except (OSError, ValueError) as error:
+            ours.close()
+            raise ProcessError(f"the template process cannot be started: {error}") from error
+        finally:
+            theirs.close()
+        self._requests = ours
+        return self._process, ours
+
+    def _discard(self, process: subprocess.Popen[bytes]) -> str:
+        """Let go of a template that did not do its work; return what is known of it."""
+        with self._lock:
+            process.kill()  # it has died, or is stuck
+            code = process.wait()
+            how = (
+                f"the template process was killed by {signal_name(-code)}" if code < 0 else "the template process ended"
+            )
+            said = _last_words(process)
+            if self._process is process:
+                self._bury(process)
+        return how + (f": {said}" if said else "")
+
+    def _bury(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = None
+        self._hang_up()
+        _close_stderr(process)
+
+    def _hang_up(self) -> None:
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
+
+
+class Child:
+    """A child that runs, through the eyes of its supervisor."""
+
+    def __init__(self, channel: Channel, output: int) -> None:
+        self._channel = channel
+        self._output = output
+        self._process_id: int | None = None
+        self._supervised = True
+        self._poll = select.poll()
+        self._poll.register(output, select.POLLIN)
+        self._poll.register(channel.fileno(), select.POLLIN)
+        os.set_blocking(output, False)
+        self.silent = False
+        self.began = False
+        self.end: End | None = None
+
+    def read(self, seconds: float) -> bytes:
+        """Return what it wrote, or nothing after at most `seconds`, or when its supervisor has something to say."""
+        ready = {descriptor for descriptor, _ in self._poll.poll(max(0.0, seconds * 1000))}
+        if self._supervised and self._channel.fileno() in ready:
+            self._listen()
+        if self.silent or self._output not in ready:
+            return b""
+        try:
+            data = os.read(self._output, _READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:
+            self.silent = True
+            self._poll.unregister(self._output)
+        return data
+
+    def ended(self) -> bool:
+        """Whether it has ended, and all of its group with it."""
+        while self._supervised and _readable(self._channel, 0.0):
+            self._listen()
+        return not self._supervised
+
+    def ask(self, reason: str) -> None:
+        """Ask all of it to end."""
+        self._channel.send(words.ASK, reason.encode("utf-8", "replace"))
+
+    def kill(self) -> None:
+        """End all of it."""
+        self._channel.send(words.KILL)
+
+    def bury(self) -> None:
+        """See that nothing of it is left, also where the supervisor could not."""
+        if self.end is None and self._process_id is not None:
+            signal_group(self._process_id, signal.SIGKILL)
+            bury(self._process_id)
+
+    def _listen(self) -> None:
+        frame = self._channel.receive()
+        if frame is None:
+            self._supervised = False
+        elif frame[0] == words.STARTED:
+            self._process_id = int(frame[1])
+        elif frame[0] == words.BEGAN:
+            self.began = True
+        elif frame[0] == words.ENDED:
+            self.end = End.unpacked(frame[1])
+            self._supervised = False
+        if not self._supervised:
+            self._poll.unregister(self._channel.fileno())
+
+
+def _ending(end: End | None, asked: Asked | None) -> Ending:
+    if end is None:
+        if asked is not None:
+            return Ending(asked.state, asked.error)
+        return Ending(State.FAILED, "the process that watched over it was killed, and it was ended with it")
+    return replace(_told(end, asked), peak_memory_bytes=end.peak_memory_bytes)
+
+
+def _told(end: End, asked: Asked | None) -> Ending:
+    code, report = end.code, end.report
+    exit_code = code if code >= 0 else 128 - code
+    if asked is not None:
+        if asked.state is State.CANCELLED and report is not None and code >= 0:
+            return report  # it alone knows whether its work was done
+        return Ending(asked.state, asked.error, None if report is not None and code >= 0 else exit_code)
+    if code < 0:
+        when = "" if report is None else ", after its function had ended"
+        hint = " (by a person, or by the kernel because memory ran out)" if -code == signal.SIGKILL else ""
+        return Ending(State.FAILED, f"killed by {signal_name(-code)}{hint}{when}", exit_code)
+    if report is None:
+        return Ending(State.FAILED, f"exit code {code}: its process ended before its function did", exit_code)
+    if report.state is State.CANCELLED:  # by a signal from elsewhere: nobody cancelled the run
+        return replace(report, state=State.FAILED)
+    return report
+
+
+def _readable(channel: Channel, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _last_words(process: subprocess.Popen[bytes]) -> str:
+    """Return the last line that a template which has ended wrote to stderr."""
+    if process.stderr is None or process.stderr.closed:
+        return ""
+    os.set_blocking(process.stderr.fileno(), False)
+    try:
+        text = os.read(process.stderr.fileno(), _LAST_WORDS_BYTES).decode("utf-8", "replace")
+    except BlockingIOError:
+        return ""
+    return text.strip().rpartition("\n")[2]
+
+
+def _close_stderr(process: subprocess.Popen[bytes]) -> None:
+    if process.stderr is not None:
+        process.stderr.close()
