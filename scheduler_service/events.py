@@ -36,7 +36,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "leadership_resumed": (INFO, "term suspect_seconds"),
     "leadership_lost": (WARNING, "term reason"),
     "leadership_released": (INFO, "term reason"),
-    "resign_requested": (INFO, "term"),
+    "resign_requested": (INFO, "term by?"),
     "crash_detection_off": (INFO, "reason"),
     "instance_id_shared": (WARNING, "other"),
     "leases_cleaned": (DEBUG, "count"),

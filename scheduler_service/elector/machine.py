@@ -273,7 +273,8 @@ class Machine:
         trust = lease.trusted_until - self._clock.monotonic()
         self._events.emit("leadership_renewed", term=lease.term, trust_seconds=trust)
         if renewal.resign_requested:
-            self._events.emit("resign_requested", term=lease.term)
+            asked = {"by": renewal.resign_by} if renewal.resign_by is not None else {}
+            self._events.emit("resign_requested", term=lease.term, **asked)
             self.release("resigned")
         return True
 

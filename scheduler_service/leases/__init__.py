@@ -6,6 +6,8 @@
     release    end our term at once, so that another may lead
     cleanup    remove a row that expired and that nobody replaced
 
+`request_resignation` is for those who take no part: it asks the leader to release.
+
 The database compares all times with its own clock.  Each verb is one statement that commits itself (one
 short transaction on SQLite), so a client that freezes does not hold the election up.  The token of a term
 is (term, leader_id), everywhere.  Terms only grow and none is ever given twice (I2).
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from scheduler_service.database import Database
 from scheduler_service.leases.postgresql import PostgresLeaseStore, election_key
+from scheduler_service.leases.resigning import Resignation, request_resignation
 from scheduler_service.leases.sqlite import SqliteLeaseStore
 from scheduler_service.leases.store import CLEANUP_SECONDS, Acquired, LeaseStore, Observation, Renewal
 
@@ -25,9 +28,11 @@ __all__ = [
     "Observation",
     "PostgresLeaseStore",
     "Renewal",
+    "Resignation",
     "SqliteLeaseStore",
     "election_key",
     "open_store",
+    "request_resignation",
 ]
 
 

@@ -50,7 +50,7 @@ won as (
      set leader_id = excluded.leader_id, term = greatest(l.term + 1, excluded.term),
          expires_at = excluded.expires_at, created_at = excluded.created_at,
          lease_seconds = excluded.lease_seconds, guard_pid = excluded.guard_pid,
-         guard_boot = excluded.guard_boot, resign_term = null
+         guard_boot = excluded.guard_boot, resign_term = null, resign_by = null
    where case
            when l.leader_id = excluded.leader_id then true
            when {expired} then true
@@ -76,7 +76,7 @@ update {prefix}leader_lease
    set expires_at = clock_timestamp() + make_interval(secs => :lease),
        created_at = least(created_at, clock_timestamp())
  where id = :id and term = :term and leader_id = :me and expires_at > clock_timestamp()
-returning resign_term is not distinct from term as resign_requested, clock_timestamp() as database_time,
+returning resign_term is not distinct from term as resign_requested, resign_by, clock_timestamp() as database_time,
           true as armed"""
 
 # On a session that does not hold the lock of this term: take it, or say that nobody holds it.  Else the row
@@ -92,7 +92,7 @@ update {prefix}leader_lease
        guard_boot = case when tried.locked then pg_postmaster_start_time() end
   from tried
  where id = :id and term = :term and leader_id = :me and expires_at > clock_timestamp()
-returning resign_term is not distinct from term as resign_requested, clock_timestamp() as database_time,
+returning resign_term is not distinct from term as resign_requested, resign_by, clock_timestamp() as database_time,
           tried.locked as armed"""
 
 _DISARM = """
@@ -130,6 +130,11 @@ def election_key(schema: str, lock_id: int) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
+def election_channel(schema: str, lock_id: int) -> str:
+    """Return the channel on which those who take part in this election are woken."""
+    return f"scheduler_lease_{election_key(schema, lock_id) & 0xFFFFFFFF:08x}"
+
+
 class _Session:
     """A connection and what we know of it."""
 
@@ -152,7 +157,7 @@ class PostgresLeaseStore:
         self._attempt_seconds = attempt_seconds
         self._guarded = guarded
         self._class = election_key(database.schema, lock_id)
-        self._channel = f"scheduler_lease_{self._class & 0xFFFFFFFF:08x}"
+        self._channel = election_channel(database.schema, lock_id)
         self._session: _Session | None = None
         self._unguarded_reason: str | None = None
         self._observe = self._text(_OBSERVE)
@@ -202,6 +207,16 @@ class PostgresLeaseStore:
         return Acquired(row.term, row.created_at, row.armed, row.database_time)
 
     def renew(self, term: int, leader_id: str) -> Renewal | None:
+        """Put the expiry off; again when a word came in meanwhile, for it may ask us to resign."""
+        for _ in range(3):
+            renewal = self._renew_once(term, leader_id)
+            # A request that was committed just behind our statement was told along with the answer: the socket
+            # is not readable any more, and nothing would wake us before the next renewal.
+            if renewal is None or renewal.resign_requested or not self._told(self._live()):
+                break
+        return renewal
+
+    def _renew_once(self, term: int, leader_id: str) -> Renewal | None:
         """Put the expiry off, and arm the term again on a session that does not hold its lock."""
         session = self._live()
         parameters = {"id": self._lock_id, "term": term, "me": leader_id, "lease": self._lease_seconds}
@@ -214,7 +229,7 @@ class PostgresLeaseStore:
             self._unlock(session)
             return None
         session.armed_term = term if row.armed else None
-        return Renewal(row.armed, row.resign_requested, row.database_time)
+        return Renewal(row.armed, row.resign_requested, row.database_time, row.resign_by)
 
     def release(self, term: int, leader_id: str, reason: str) -> bool:
         """Delete the row: pollers are woken by NOTIFY, guards by the unlock."""

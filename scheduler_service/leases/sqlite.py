@@ -35,7 +35,7 @@ values (:id, :me, :term, {now} + :lease, {now}, :lease_seconds)
 on conflict (id) do update
    set leader_id = excluded.leader_id, term = excluded.term, expires_at = excluded.expires_at,
        created_at = excluded.created_at, lease_seconds = excluded.lease_seconds,
-       guard_pid = null, guard_boot = null, resign_term = null
+       guard_pid = null, guard_boot = null, resign_term = null, resign_by = null
 returning created_at""")
 
 _NOTE = _text("""
@@ -48,7 +48,7 @@ update leader_term set ended_at = :ended_at, end_reason = :reason
 _RENEW = _text("""
 update leader_lease set expires_at = {now} + :lease, created_at = min(created_at, {now})
  where id = :id and term = :term and leader_id = :me and expires_at > {now}
-returning coalesce(resign_term = term, 0) as resign_requested, {now} as database_time""")
+returning coalesce(resign_term = term, 0) as resign_requested, resign_by, {now} as database_time""")
 
 _RELEASE = _text("""
 delete from leader_lease where id = :id and term = :term and leader_id = :me returning term, {now} as ended_at""")
@@ -106,7 +106,7 @@ class SqliteLeaseStore:
             row = connection.execute(_RENEW, parameters).one_or_none()
         if row is None:
             return None
-        return Renewal(False, bool(row.resign_requested), from_microseconds(row.database_time))
+        return Renewal(False, bool(row.resign_requested), from_microseconds(row.database_time), row.resign_by)
 
     def release(self, term: int, leader_id: str, reason: str) -> bool:
         """Delete the row; the others find it gone when they look next."""

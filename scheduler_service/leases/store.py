@@ -37,6 +37,7 @@ class Renewal:
     armed: bool
     resign_requested: bool  # an operator asks the leader of this term to resign
     database_time: datetime
+    resign_by: str | None = None  # who asks, if somebody does and said so
 
 
 class LeaseStore(Protocol):

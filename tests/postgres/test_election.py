@@ -16,7 +16,7 @@ import pytest
 
 from scheduler_service import tables
 from scheduler_service.database import Database
-from scheduler_service.leases import open_store
+from scheduler_service.leases import Resignation, open_store, request_resignation
 from tests.electors import Told, wait_until
 from tests.relay import Relay
 from tests.servers import PostgresServer
@@ -265,6 +265,35 @@ def test_a_request_to_resign_in_the_row_is_obeyed(migrated_postgres_url: str) ->
             operator.execute("update scheduler.leader_lease set resign_term = term")
         leader.heard.wait("leadership_released", reason="resigned")
     assert value(migrated_postgres_url, "select end_reason from scheduler.leader_term order by term") == "resigned"
+
+
+def test_a_request_to_resign_wakes_the_leader_and_names_who_asked(migrated_postgres_url: str) -> None:
+    database = Database(migrated_postgres_url)
+    with Told(migrated_postgres_url, **PATIENT) as leader:
+        term = leader.heard.wait("leader_elected").fields["term"]
+        asked = request_resignation(database, 1, "ann@desk")
+        assert asked == Resignation(leader.elector.instance_id, term)
+        leader.heard.wait("resign_requested", term=term, by="ann@desk")
+        leader.heard.wait("leadership_released", reason="resigned")
+    database.dispose()
+
+
+def test_a_request_that_was_told_along_with_a_renewal_is_not_slept_over(migrated_postgres_url: str) -> None:
+    database = Database(migrated_postgres_url)
+    store = open_store(database, lock_id=1, lease_seconds=60.0, attempt_seconds=5.0, guarded=False)
+    acquired = store.acquire("me")  # whose own word to the others is heard with the next answer
+    assert acquired is not None
+    with psycopg.connect(migrated_postgres_url, autocommit=True) as operator:
+        operator.execute(
+            """create function ask() returns trigger language plpgsql as $$ begin
+                 update scheduler.leader_lease set resign_term = term where resign_term is null; return null; end $$"""
+        )
+        operator.execute("create trigger behind after update on scheduler.leader_lease execute function ask()")
+    renewal = store.renew(acquired.term, "me")
+    assert renewal is not None
+    assert renewal.resign_requested
+    store.close()
+    database.dispose()
 
 
 # Processes
