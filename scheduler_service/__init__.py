@@ -3,7 +3,7 @@
 Modules import only from modules above them in this order:
 
     clock schedule model events logs policy callables config database tables leases guard ledger
-    elector context runner results workers timetable dispatcher housekeeping service cli
+    elector context runner results workers timetable dispatcher housekeeping service testing cli
 """
 
 __version__ = "0.1.0"

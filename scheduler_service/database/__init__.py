@@ -17,10 +17,11 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event, exc
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, StaticPool, create_engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from scheduler_service.database import postgresql, sqlite, urls
@@ -46,6 +47,9 @@ class Database:
     on PostgreSQL.  StoreRefused where one of them cannot be.  `attempt_seconds` bounds an answer on an own
     connection, `statement_seconds` on the pooled ones.  `name` is shown by the server as application_name.
     No connection is made before one is asked for.
+
+    With `simulated_time`, a simulation's, `url` is `sqlite://`: a database in memory, on one connection for one
+    thread, in which it is always what `simulated_time` says.
     """
 
     def __init__(
@@ -56,18 +60,20 @@ class Database:
         attempt_seconds: float = 2.0,
         statement_seconds: float = 10.0,
         name: str = "scheduler-service",
+        simulated_time: Callable[[], datetime] | None = None,
     ) -> None:
         if not _SCHEMA.fullmatch(schema) or schema.startswith("pg_"):
             raise StoreRefused(
                 f"{schema!r} cannot be the schema: use at most 63 letters, digits, _ and -, "
                 "beginning with a letter or _, and not with pg_"
             )
-        self._url = urls.parse(url)
+        self._url = urls.parse(url, in_memory=simulated_time is not None)
         self.dialect: str = self._url.get_backend_name()
         self.schema = schema
         self.attempt_seconds = attempt_seconds
         self.statement_seconds = statement_seconds
         self._name = name
+        self._simulated_time = simulated_time
         self._secrets = urls.secrets(self._url)
         self._abandoned: list[Any] = []  # of the parent, in a forked child
         self._begin()
@@ -166,6 +172,9 @@ class Database:
         self._begin()
 
     def _engine(self, name: str, answer_seconds: float, *, own: bool) -> Engine:
+        if self._simulated_time is not None:
+            # What is in memory can be reached on one connection only.
+            name, answer_seconds, own = self._name, self.statement_seconds, False
         with self._opening:
             engine = self._engines.get((name, answer_seconds, own))
             if engine is None:
@@ -176,6 +185,8 @@ class Database:
         options: dict[str, Any] = {"poolclass": NullPool}
         if not own:
             options = {"poolclass": QueuePool, "pool_size": 4, "max_overflow": 4, "pool_timeout": answer_seconds}
+        if self._simulated_time is not None:
+            options = {"poolclass": StaticPool}
         if self.dialect == "postgresql":
             options["use_native_hstore"] = False  # asking for its type costs a round trip
             options["execution_options"] = {"schema_translate_map": {None: self.schema}}
@@ -186,6 +197,8 @@ class Database:
             driver: DriverConnection
             if self.dialect == "postgresql":
                 driver = postgresql.connect(parameters, name=name, answer_seconds=answer_seconds)
+            elif self._simulated_time is not None:
+                driver = sqlite.connect_in_memory(self._simulated_time)
             else:
                 driver = sqlite.connect(arguments, parameters, answer_seconds=answer_seconds)
             self._drivers.add(driver)

@@ -159,6 +159,12 @@ class Dispatcher:
         """Return the claims whose attempts are, or may be, on their way to a worker."""
         return self._starter.open_claims()
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether no job waits to be settled and no configuration to be taken up: only a poll may find something."""
+        with self._changed:
+            return not self._due and self._configured is None
+
     # --- the thread
 
     def run(self) -> None:
