@@ -186,7 +186,7 @@ class Database:
         if not own:
             options = {"poolclass": QueuePool, "pool_size": 4, "max_overflow": 4, "pool_timeout": answer_seconds}
         if self._simulated_time is not None:
-            options = {"poolclass": StaticPool}
+            options = {"poolclass": StaticPool, "pool_reset_on_return": None}
         if self.dialect == "postgresql":
             options["use_native_hstore"] = False  # asking for its type costs a round trip
             options["execution_options"] = {"schema_translate_map": {None: self.schema}}

@@ -100,8 +100,8 @@ class Course:
 
     def close(self) -> None:
         """Give the memory back."""
-        self._leases.close()
         self.database.dispose()
+        self._leases.close()  # after it: on the one connection it would end what the database has lent
 
     # --- what the test orders
 

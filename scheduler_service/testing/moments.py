@@ -12,6 +12,7 @@ Moment = str | datetime  # "2026-03-29T02:30Z", or an aware datetime
 Duration = str | timedelta  # "1h30m", as in a configuration
 
 MILLISECOND = timedelta(milliseconds=1)
+LONGEST_REST_SECONDS = 1.0
 
 
 class SimulatedClock:
@@ -34,6 +35,26 @@ class SimulatedClock:
     def move_to(self, moment: datetime) -> None:
         """Move on to `moment`; never back."""
         self._now = max(self._now, up_to_millisecond(moment))
+
+
+class WakingClock:
+    """The boot clock of a leader that wakes only when something happens.
+
+    From one such moment to the next at most LONGEST_REST_SECONDS pass on it: of what a leader does again and again
+    by the clock, settling all jobs once a minute, only as much is left as befits the moments at which it was awake.
+    """
+
+    def __init__(self, clock: SimulatedClock) -> None:
+        self._clock = clock
+        self._seen = clock.monotonic()
+        self._passed = 0.0
+
+    def monotonic(self) -> float:
+        """Return seconds."""
+        now = self._clock.monotonic()
+        self._passed += min(now - self._seen, LONGEST_REST_SECONDS)
+        self._seen = now
+        return self._passed
 
 
 def up_to_millisecond(moment: datetime) -> datetime:

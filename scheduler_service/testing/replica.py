@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from scheduler_service import __version__
-from scheduler_service.clock import Clock
 from scheduler_service.config import Config
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.events import Events
 from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Ledger, Replica
 from scheduler_service.model import JobSpec, Lease, OnLeadershipLost
+from scheduler_service.testing.moments import SimulatedClock, WakingClock
 from scheduler_service.testing.workers import SimulatedWorkers
 
 FOR_EVER = timedelta(days=36_500)
@@ -33,7 +33,7 @@ class SimulatedReplica:
         config: Config,
         ledger: Ledger,
         workers: SimulatedWorkers,
-        clock: Clock,
+        clock: SimulatedClock,
         events: Events,
         reachable: Callable[[], bool],
     ) -> None:
@@ -52,7 +52,7 @@ class SimulatedReplica:
             leadership=self,
             workers=workers,
             events=events,
-            clock=clock,
+            clock=WakingClock(clock),
             specs=config.jobs,
             sign_in_seconds=sign_in_seconds,
         )

@@ -22,16 +22,22 @@ class SimulatedDatabase(Database):
     def __init__(self, clock: SimulatedClock) -> None:
         super().__init__("sqlite://", simulated_time=clock.now)
         self.away = False
-        with self.connect() as connection:
-            tables.metadata().create_all(connection)
+        self._lent = contextlib.ExitStack()
+        # There is but one connection and one thread, so it is lent once and not for each statement.
+        self._connection = self._lent.enter_context(super().connect())
+        tables.metadata().create_all(self._connection)
 
     @contextlib.contextmanager
-    def connect(self, *, seconds: float | None = None) -> Iterator[Any]:
+    def connect(self, *, seconds: float | None = None) -> Iterator[Any]:  # noqa: ARG002  # memory answers at once
         """Lend the connection; see Database."""
         if self.away:
             raise StoreUnavailable("the database is away, as the test says")
-        with super().connect(seconds=seconds) as connection:
-            yield connection
+        yield self._connection
+
+    def dispose(self) -> None:
+        """Give the memory back."""
+        self._lent.close()
+        super().dispose()
 
 
 @dataclass(frozen=True, slots=True)

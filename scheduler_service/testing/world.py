@@ -83,7 +83,7 @@ class World:
     # --- what happens to the service
 
     def no_leader(self, start: Moment, end: Moment) -> None:
-        """Let all replicas be stopped at `start` and started at `end`; runs that go on at `start` go on to their end."""
+        """Let all replicas be stopped at `start` and started at `end`; what runs at `start` goes on to its end."""
         self._span("no_leader", start, end, Course.vacate, Course.fill)
 
     def leader_crash(self, at: Moment, *, takeover_after: Duration = "0s") -> None:
