@@ -92,8 +92,8 @@ def find(reference: str, jobs_folder: Path) -> Callable[..., Any]:
     if (problem := reference_problem(reference)) is not None:
         raise CallableError(problem)
     name, _, attributes = reference.partition(":")
-    with _lock:
-        module, label = _load(name, jobs_folder.resolve())
+    folder = jobs_folder.resolve()
+    module, label = _loaded(name, folder) or _load(name, folder)
     found: Any = module
     for attribute in attributes.split("."):
         owner = found
@@ -212,11 +212,36 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
         return None  # some functions written in C tell nothing: they judge for themselves when called
 
 
+def _loaded(name: str, folder: Path) -> tuple[ModuleType, str] | None:
+    """Return a module of the folder that is there already, and what to call it in a message.
+
+    Without the lock, which may be held by a module that takes long to load, and without looking for the file, which
+    may be away for a moment: jobs go on with what is loaded.
+    """
+    module = sys.modules.get(f"{PACKAGE}.{name}")
+    spec = module.__spec__ if module is not None else None
+    if module is None or spec is None or getattr(spec, "_initializing", False):
+        return None
+    file = next((file for file in _files(name, folder) if str(file) == spec.origin), None)
+    return None if file is None else (module, _label(file, folder))
+
+
+def _files(name: str, folder: Path) -> tuple[Path, Path]:
+    """Return where a module may be, the likelier first."""
+    path = folder.joinpath(*name.split("."))
+    return path.with_name(f"{path.name}.py"), path / "__init__.py"
+
+
 def _load(name: str, folder: Path) -> tuple[ModuleType, str]:
+    with _lock:
+        return _load_locked(name, folder)
+
+
+def _load_locked(name: str, folder: Path) -> tuple[ModuleType, str]:
     """Return the module and what to call it in a message."""
     _activate(folder)
     path = folder.joinpath(*name.split("."))
-    for file in (path.with_name(path.name + ".py"), path / "__init__.py"):
+    for file in _files(name, folder):
         if file.is_file():
             label = _label(file, folder)
             return _import(f"{PACKAGE}.{name}", label, folder), label

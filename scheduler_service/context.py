@@ -17,10 +17,16 @@ runs long looks at `stopping`, or calls `check()`, from time to time.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scheduler_service.ledger.transactions import Connection
 
 
 class Cancelled(BaseException):  # not an error: somebody asked for it
@@ -62,6 +68,14 @@ class Stopping(threading.Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseAddress:
+    """Where the service's tables are."""
+
+    url: str = field(repr=False)  # holds the password
+    schema: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunContext:
     """The run that is going on, as its job may see it."""
 
@@ -74,11 +88,44 @@ class RunContext:
     run_id: int
     instance: str  # the replica that runs it
     stopping: threading.Event  # set when this run shall end
+    database: DatabaseAddress | None = None  # of the ledger that knows this run
 
     def check(self) -> None:
         """Return if the run may go on; raise Cancelled if it shall end or was marked lost."""
         if self.stopping.is_set():
             raise Cancelled(stop_reason(self.stopping))
+
+    @contextlib.contextmanager
+    def transaction(self, *, seconds: float = 30.0) -> Iterator[Connection]:
+        """Lend a connection to the service's PostgreSQL whose transaction ends with the success of this run.
+
+            with run.transaction() as connection:
+                connection.execute(text("insert into payments …"))
+
+        What is written in the block and the run's success are committed together at its end: both or neither,
+        whatever happens to this process, the network or the database.  Each answer may take `seconds`; silence
+        of more than ten seconds inside the block ends it.  The block comes last: what the job does after it is
+        not part of the run's success, and a second block finds the run over.
+
+        Raises Cancelled when the run is over (cancelled, timed out, marked lost), in which case nothing was
+        kept; RuntimeError where no ledger knows the run, as in `exec`; StoreRefused on SQLite; StoreUnavailable
+        when the database did not answer: then the ledger knows whether the run succeeded, and the job does not.
+        """
+        from scheduler_service.ledger.transactions import (  # noqa: PLC0415  # takes 0.3 s, and few jobs need it
+            RunOverError,
+            job_transaction,
+            jobs_database,
+        )
+
+        if self.database is None:
+            raise RuntimeError("no ledger knows this run, so its success cannot be committed with anything")
+        database = jobs_database(self.database.url, self.database.schema)
+        try:
+            with job_transaction(database, self.fence, seconds=seconds) as connection:
+                yield connection
+        except RunOverError as over:
+            request_stop(self.stopping, str(over))
+            raise Cancelled(str(over)) from over
 
 
 def stop_reason(stopping: threading.Event) -> str:

@@ -77,7 +77,14 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "store_recovered": (INFO, "part outage_seconds"),
     # configuration
     "config_warning": (WARNING, "message"),
+    "config_reloaded": (INFO, "hash added? removed? changed?"),
+    "config_unchanged": (INFO, "hash"),
+    "config_rejected": (ERROR, "hash error"),
+    "config_restored": (INFO, "hash"),
+    "restart_needed": (WARNING, "settings"),
+    "module_changed": (WARNING, "module jobs? message"),
     "config_drift": (WARNING, "other other_hash hash"),
+    "drift_ended": (INFO, "hash"),
     "lock_id_shared": (WARNING, "others job_count"),
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn, StartsLimi
 from scheduler_service.model import Attempt, Lease
 
 WATCH_SECONDS = 1.0  # how often we look while we run something, or lead and another replica does
+LEAST_SECONDS = 0.05
 PRUNE_SECONDS = 60.0
 PRUNE_ROWS = 500
 RETRY_SECONDS = 1.0
@@ -48,7 +49,7 @@ class _Watched:
 
 
 class Housekeeping:
-    """Sign in, find what was lost, prune.  `wake` may be called by any thread."""
+    """Sign in, find what was lost, prune.  `wake` and `configure` may be called by any thread."""
 
     def __init__(
         self,
@@ -94,6 +95,12 @@ class Housekeeping:
         """Look now: leadership changed."""
         self._woken.set()
 
+    def configure(self, config_hash: str, job_ids: Sequence[str]) -> None:
+        """Sign in with this configuration from now on."""
+        self._replica = replace(self._replica, config_hash=config_hash)
+        self._job_ids = job_ids[:SAMPLE_JOBS]
+        self._woken.set()
+
     def stop(self) -> None:
         """Let `run` return."""
         self._stopping = True
@@ -129,7 +136,8 @@ class Housekeeping:
             self._prune(lease)
         # Soon again while something runs here: somebody may want to cancel it.
         busy = bool(self._workers.registry()) or (lease is not None and watching)
-        return min(WATCH_SECONDS, self._sign_in_seconds) if busy else self._sign_in_seconds
+        seconds = min(WATCH_SECONDS, self._sign_in_seconds) if busy else self._sign_in_seconds
+        return seconds if lease is None else min(seconds, self._next_loss_seconds())
 
     # --- ourselves
 
@@ -169,6 +177,8 @@ class Housekeeping:
             # No leader ever knew one of our jobs: two services seem to share a lock id.
             others = ", ".join(sorted(drifting))
             self._events.emit("lock_id_shared", others=others, job_count=len(self._job_ids))
+        if self._drifting and not drifting:
+            self._events.emit("drift_ended", hash=self._replica.config_hash)
         self._drifting = {name: value for name, value in drifting.items() if value is not None}
 
     # --- the others
@@ -183,6 +193,11 @@ class Housekeeping:
                 watched[peer.instance_id] = known if known is not None and same else _Watched(peer.seen_at, now)
         self._watched = watched
         return bool(watched)
+
+    def _next_loss_seconds(self) -> float:
+        """Return how long until the first of the watched replicas counts as gone, if it stays silent."""
+        since = min((watched.since for watched in self._watched.values()), default=float("inf"))
+        return max(LEAST_SECONDS, since + self._lost_after_seconds - self._clock.monotonic())
 
     def _close_lost(self, lease: Lease) -> None:
         now = self._clock.monotonic()

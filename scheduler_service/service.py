@@ -3,6 +3,7 @@
     start   database -> tables -> results, workers -> housekeeping (signs in) -> dispatcher, scheduler -> elector
     elected dispatcher.lead, timetable.arm
     lost    dispatcher.retire, timetable.disarm
+    reload  timetable.rearm, dispatcher.configure, housekeeping.configure
     drain   lease given back -> running jobs finish -> results written -> signed out -> everything stopped
 
 It runs on the main thread, waits for one message at a time, and neither queries nor runs a job.
@@ -26,13 +27,16 @@ from typing import Any
 from scheduler_service import __version__, tables
 from scheduler_service.clock import BootClock, Clock
 from scheduler_service.config import Config
+from scheduler_service.context import DatabaseAddress
 from scheduler_service.database import Database, StoreRefused, StoreUnavailable
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.elector import Elected, Elector, Lost
 from scheduler_service.events import Event, Events
+from scheduler_service.forfeits import Forfeits
 from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Replica, open_ledger
 from scheduler_service.model import Lease
+from scheduler_service.reloading import Reloaded, Reloader, listed
 from scheduler_service.results import Results
 from scheduler_service.runner import Runner, needs_process
 from scheduler_service.timetable import Timetable
@@ -107,6 +111,7 @@ class Service:
             events=self._events,
             clock=self._clock,
             instance_id=self._elector.instance_id,
+            database=DatabaseAddress(config.database.url.get_secret_value(), config.database.schema_),
         )
         self._workers = Workers(
             config.workers.threads,
@@ -153,6 +158,8 @@ class Service:
             keep_runs=history.keep_runs,
             job_ids=tuple(spec.id for spec in config.jobs),
         )
+        self._forfeits = Forfeits(self._workers, self._dispatcher.open_claims)
+        self._reloader = Reloader(config, announce=self._inbox.put, events=self._events, clock=self._clock)
 
         self._dispatcher.on_replaced = self._housekeeping.wake
 
@@ -185,7 +192,11 @@ class Service:
                 hurry.daemon = True
                 hurry.start()
 
-        return {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        def reload(_: int, __: FrameType | None) -> None:
+            self._reloader.request()
+
+        handlers = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGHUP: reload}
+        return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def _prepare_database(self) -> datetime | None:
         """Wait for the database and its tables; return its time, or None when a signal came first."""
@@ -218,6 +229,7 @@ class Service:
         self._thread("housekeeping", self._housekeeping.run)
         self._thread("dispatcher", self._dispatcher.run)
         self._thread("scheduler", self._timetable.run)
+        self._thread("reloader", self._reloader.run)
         self._workers.on_free = self._dispatcher.wake
         self._elector.start()
         upcoming = [
@@ -263,12 +275,16 @@ class Service:
                 self._lead(message.lease)
             elif isinstance(message, Lost):
                 self._stand_by(message.lease.term)
+                self._forfeits.lost(message.lease.term, message.reason)
+            elif isinstance(message, Reloaded):
+                self._reload(message)
             elif isinstance(message, _Drifted) and self._lease is not None:
                 self._timetable.arm(self._config.jobs, self._lease.term)
             elif isinstance(message, _Signalled):
                 return self._drain(message.number)
             elif isinstance(message, _Crashed) or not self._alive():
                 return self._fail()
+            self._forfeits.step()
 
     def _message(self, seconds: float) -> Any:
         try:
@@ -290,6 +306,17 @@ class Service:
         self._dispatcher.retire(term)
         self._timetable.disarm(term)
 
+    def _reload(self, reloaded: Reloaded) -> None:
+        """Use another configuration from now on.  What runs is not disturbed."""
+        former, self._config = self._config, reloaded.config
+        self._dispatcher.configure(reloaded.config.jobs)
+        if self._lease is not None:  # else the timers are set when we are elected
+            self._timetable.rearm(former.jobs, reloaded.config.jobs)
+        self._housekeeping.configure(reloaded.config.hash, tuple(spec.id for spec in reloaded.config.jobs))
+        news = {"added": reloaded.added, "removed": reloaded.removed, "changed": reloaded.changed}
+        told = {name: listed(jobs) for name, jobs in news.items() if jobs}
+        self._events.emit("config_reloaded", hash=reloaded.config.hash, **told)
+
     def _alive(self) -> bool:
         return all(thread.is_alive() for thread in self._threads.values())
 
@@ -299,6 +326,7 @@ class Service:
         grace_seconds = self._config.service.shutdown_grace.total_seconds()
         deadline = self._clock.monotonic() + grace_seconds
         self._draining = True
+        self._reloader.stop()
         self._events.emit(
             "service_draining",
             signal=signal.Signals(number).name,
@@ -332,8 +360,8 @@ class Service:
             self._workers.stop_run(attempt_id, "the replica is stopping")
         longest = 0.0
         if not hurried:
-            specs = {spec.id: spec for spec in self._config.jobs}
-            longest = max((specs[one.job_id].kill_after.total_seconds() for one in running.values()), default=0.0)
+            specs = [spec for attempt_id in running if (spec := self._workers.spec_of(attempt_id)) is not None]
+            longest = max((spec.kill_after.total_seconds() for spec in specs), default=0.0)
         self._finish_runs(self._clock.monotonic() + longest + CUT_SECONDS)
         return CUT_OFF
 
@@ -348,6 +376,7 @@ class Service:
         self._dispatcher.stop()
         self._housekeeping.stop()
         self._timetable.stop()
+        self._reloader.stop()  # and not waited for: the code of a module that it loads may take for ever
         deadline = self._clock.monotonic() + STOP_SECONDS
         for name in ("dispatcher", "housekeeping", "scheduler"):
             self._threads[name].join(max(0.0, deadline - self._clock.monotonic()))

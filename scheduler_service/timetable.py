@@ -10,6 +10,7 @@ refuse without a record, and its triggers give each replica different ticks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -17,17 +18,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from apscheduler.executors.base import BaseExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from scheduler_service.clock import DatabaseTime
 from scheduler_service.events import Events
 from scheduler_service.model import JobSpec
-from scheduler_service.schedule import due_at
+from scheduler_service.schedule import Schedule, due_at
 
 LONGEST_SLEEP_SECONDS = 1.0
 NO_LEASE_SECONDS = 0.1  # how soon the loop looks again while our lease is suspect
 DRIFT_SECONDS = 0.1  # a change of the clocks' difference beyond this arms anew
+OVERLAP = timedelta(seconds=1)  # how far back timers that are set anew reach: rather twice than never
+LONG_AGO = datetime.min.replace(tzinfo=UTC)  # due, but not at a moment of its own
 MANY = 10**6
 
 logging.getLogger("apscheduler").setLevel(logging.ERROR)  # its view of what it was not asked to decide
@@ -65,11 +69,11 @@ class _Hand(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
 
     def __init__(self, due: Callable[[str, datetime], None]) -> None:
         super().__init__()
-        self._due = due
+        self.due = due
         self.offset = timedelta(0)
 
     def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
-        self._due(job.id, run_times[-1].astimezone(UTC) + self.offset)
+        self.due(job.id, run_times[-1].astimezone(UTC) + self.offset)
         self._run_job_success(job.id, [])
 
 
@@ -81,10 +85,12 @@ class _Loop(BaseScheduler):  # type: ignore[misc]  # APScheduler has no types
         self.add_executor(hand)
         self._look = look
         self._woken = threading.Event()
+        self.setting_many = False  # timers are being set, and the loop is woken after the last
         self.start(paused=True)  # before there is a thread, so that timers can be set at any time
 
     def wakeup(self) -> None:
-        self._woken.set()
+        if not self.setting_many:  # APScheduler wakes us for each timer that is set
+            self._woken.set()
 
     def shutdown(self, wait: bool = False) -> None:
         super().shutdown(wait)
@@ -142,6 +148,7 @@ class Timetable:
         """Set a timer for each enabled job, from now on."""
         with self._arming:
             offset = self._time.ahead_of_wall()
+            since = datetime.now(UTC)
             self._loop.pause()
             self._loop.remove_all_jobs()
             self._hand.offset = offset
@@ -150,17 +157,37 @@ class Timetable:
                 if not spec.enabled:
                     continue
                 count += 1
-                self._loop.add_job(
-                    _nothing,
-                    Trigger(spec, offset),
-                    id=spec.id,
-                    misfire_grace_time=None,
-                    coalesce=True,
-                    max_instances=MANY,
-                )
+                self._set(spec, offset, since)
             self._armed = offset
             self._loop.resume()
         self._events.emit("timetable_armed", term=term, job_count=count, offset_seconds=offset.total_seconds())
+
+    def rearm(self, before: Iterable[JobSpec], after: Iterable[JobSpec]) -> None:
+        """Set anew the timers of jobs whose ticks are others than `before`; those of the others go on.
+
+        The jobs are told to be due as well, behind those whose timers go off: what came due under the former timers
+        is settled.
+        """
+        after = tuple(after)
+        old, new = _timings(before), _timings(after)
+        changed = {job_id for job_id in old.keys() | new.keys() if old.get(job_id) != new.get(job_id)}
+        with self._arming:
+            offset = self._armed
+            if not changed or offset is None:  # unarmed, all timers are about to be set
+                return
+            since = datetime.now(UTC) - OVERLAP
+            self._loop.setting_many = True
+            for job_id in changed & old.keys():
+                with contextlib.suppress(JobLookupError):  # its last tick has gone off
+                    self._loop.remove_job(job_id)
+            for spec in after:
+                if spec.id in changed and spec.enabled:
+                    self._set(spec, offset, since)
+            self._loop.setting_many = False
+            self._loop.wakeup()
+        for spec in after:
+            if spec.id in changed:
+                self._hand.due(spec.id, LONG_AGO)
 
     def disarm(self, term: int) -> None:
         """Take all timers off.  No barrier: what has gone off already is refused by the fence."""
@@ -169,6 +196,22 @@ class Timetable:
             self._loop.pause()
             self._loop.remove_all_jobs()
         self._events.emit("timetable_disarmed", term=term)
+
+    def _set(self, spec: JobSpec, offset: timedelta, since: datetime) -> None:
+        trigger = Trigger(spec, offset)
+        # From one moment for all: setting many takes a while, and a tick that comes due meanwhile is some job's last
+        # for a day.  A timer that is set into the past goes off at once.
+        first = trigger.get_next_fire_time(None, since)
+        if first is not None:
+            self._loop.add_job(
+                _nothing,
+                trigger,
+                id=spec.id,
+                next_run_time=first,
+                misfire_grace_time=None,
+                coalesce=True,
+                max_instances=MANY,
+            )
 
     def _look(self) -> bool:
         armed = self._armed
@@ -179,6 +222,11 @@ class Timetable:
             self._drifted()
             return False
         return True
+
+
+def _timings(specs: Iterable[JobSpec]) -> dict[str, tuple[Schedule, timedelta]]:
+    """Return what decides when each enabled job comes due."""
+    return {spec.id: (spec.schedule, spec.jitter) for spec in specs if spec.enabled}
 
 
 def _nothing() -> None:

@@ -167,6 +167,12 @@ class Workers:
         with self._changed:
             return {attempt_id: task.attempt for attempt_id, task in self._tasks.items()}
 
+    def spec_of(self, attempt_id: int) -> JobSpec | None:
+        """Return the job as it was when one of our attempts was started; the configuration may have changed since."""
+        with self._changed:
+            task = self._tasks.get(attempt_id)
+        return None if task is None else task.spec
+
     def stop_run(self, attempt_id: int, reason: str) -> None:
         """Ask an attempt to stop, if it is ours; `reason` is for a person."""
         with self._changed:

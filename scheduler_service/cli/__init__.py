@@ -39,6 +39,12 @@ COMMANDS = {
     "status": ("looking", "Show who leads, the replicas and the jobs."),
     "runs": ("looking", "Show what ran, was missed or skipped."),
     "why": ("looking", "Say what was decided for a tick, and why."),
+    "trigger": ("triggering", "Ask for a run of a job, now."),
+    "pause": ("requesting", "Let no run of a job start."),
+    "resume": ("requesting", "End the pause of a job."),
+    "cancel": ("requesting", "Keep a run from starting, or ask it to stop."),
+    "resign": ("requesting", "Ask the leader to hand over."),
+    "exec": ("trying", "Run one job here and now, to try it out."),
     "db": ("tables", "Make, compare or print the tables."),
     "schema": ("setting_up", "Print the JSON Schema of the configuration."),
 }

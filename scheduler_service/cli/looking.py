@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -21,9 +21,10 @@ SHOWN_RUNS = 20
 
 
 @contextlib.contextmanager
-def _history(
+def open_history(
     config_path: Path | None, database_url: str | None, schema: str | None, lock_id: int | None
 ) -> Iterator[tuple[History, Place]]:
+    """Lend the ledger that the options name, to read; Mistake and NoDatabase as of `open_place`."""
     with open_place(config_path, database_url, schema, lock_id) as place:
         require_file(place.database)
         tables.require_current(place.database)
@@ -46,7 +47,7 @@ def status_command(
 
     Exit code 1 if nobody leads.
     """
-    with _history(config_path, database_url, schema, lock_id) as (history, place):
+    with open_history(config_path, database_url, schema, lock_id) as (history, place):
         standing = history.standing()
         if as_json:
             write_json(rendering.status_document(standing, place.lost_after_seconds, __version__))
@@ -82,7 +83,7 @@ def runs_command(
     shows = len(words) == 2 and words[0] == "show"
     if len(words) > 1 and not shows:
         raise Mistake(f"one job at a time, or: runs show ID; got {' '.join(words)!r}")
-    with _history(config_path, database_url, schema, lock_id) as (history, place):
+    with open_history(config_path, database_url, schema, lock_id) as (history, place):
         if shows:
             _show(history, words[1], as_json)
             return
@@ -102,10 +103,9 @@ def runs_command(
 
 
 def _show(history: History, typed: str, as_json: bool) -> None:
-    run_id = int(typed) if typed.isascii() and typed.isdigit() else 0
-    found = history.run(run_id) if 0 < run_id < 2**63 else None
+    found = history.run(require_run_id(typed))
     if found is None:
-        raise Mistake(f"there is no run {typed!r}: the ids are in the first column of `scheduler-service runs`")
+        raise unknown_run(typed)
     if as_json:
         write_json(rendering.run_details(*found))
     else:
@@ -130,10 +130,10 @@ def why_command(
 
     TIME is ISO 8601; without an offset it is in the job's zone.
     """
-    with _history(config_path, database_url, schema, lock_id) as (history, _):
+    with open_history(config_path, database_url, schema, lock_id) as (history, _):
         row = history.job(job)
         if row is None:
-            raise _unknown_job(history, job)
+            raise unknown_job(job, history.job_ids())
         answer = why(history, row, moment(time, row.timezone))
     if as_json:
         write_json(rendering.answer_document(answer))
@@ -142,11 +142,25 @@ def why_command(
 
 
 def _require_job(history: History, job: str) -> None:
-    if job not in history.job_ids():
-        raise _unknown_job(history, job)
-
-
-def _unknown_job(history: History, job: str) -> Mistake:
     known = history.job_ids()
+    if job not in known:
+        raise unknown_job(job, known)
+
+
+def require_run_id(typed: str) -> int:
+    """Return the id that was typed; Mistake if no run can have it."""
+    run_id = int(typed) if typed.isascii() and typed.isdigit() and len(typed) < 20 else 0
+    if not 0 < run_id < 2**63:
+        raise unknown_run(typed)
+    return run_id
+
+
+def unknown_run(typed: str) -> Mistake:
+    """Return what to tell a person who named a run that there is not."""
+    return Mistake(f"there is no run {typed!r}: the ids are in the first column of `scheduler-service runs`")
+
+
+def unknown_job(job: str, known: Sequence[str]) -> Mistake:
+    """Return what to tell a person who named a job that there is not."""
     hint = did_you_mean(job, known) or ": no leader has taken up any job yet"
     return Mistake(f"the ledger knows no job {job!r}{hint}")

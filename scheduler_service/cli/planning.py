@@ -15,7 +15,7 @@ import click
 
 from scheduler_service.cli.options import config_option, json_option, load_config, moment
 from scheduler_service.cli.output import Mistake, Problems, did_you_mean, iso, shown, write_json, write_table
-from scheduler_service.config import Config, ConfigError, Problem, check_callables
+from scheduler_service.config import Config, ConfigError, Problem, callable_warnings, check_callables
 from scheduler_service.model import JobSpec
 
 SHOWN_BY_CHECK = 3
@@ -39,18 +39,19 @@ def check_command(ctx: click.Context, config_path: Path | None, as_json: bool) -
         write_json({"problems": [_problem(problem) for problem in mistake.problems], "warnings": [], "jobs": []})
         ctx.exit(Problems.exit_code)
     problems = check_callables(config)
+    warnings = (*config.warnings, *callable_warnings(config))
     now = datetime.now(UTC)
     ticks = {spec.id: _ticks(spec, now, SHOWN_BY_CHECK) for spec in config.jobs}
     if as_json:
         write_json(
             {
                 "problems": [_problem(problem) for problem in problems],
-                "warnings": [_problem(warning) for warning in config.warnings],
+                "warnings": [_problem(warning) for warning in warnings],
                 "jobs": [{"job": job, "next": [iso(tick) for tick in coming]} for job, coming in ticks.items()],
             }
         )
         ctx.exit(Problems.exit_code if problems else 0)
-    for warning in config.warnings:
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if problems:
         raise Problems(ConfigError(problems))

@@ -5,6 +5,7 @@ The documents' keys are a promise to scripts: keys may be added, none is taken a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from scheduler_service.ledger.history import (
     RunRow,
     Standing,
 )
-from scheduler_service.model import Kind
+from scheduler_service.model import Kind, Reason
 
 Document = dict[str, Any]
 
@@ -35,7 +36,7 @@ def status_document(standing: Standing, lost_after_seconds: float, version: str)
         "now": iso(standing.now),
         "version": version,
         "lock_id": standing.lock_id,
-        "leader": _leader_document(leader) if leader is not None else None,
+        "leader": leader_document(leader) if leader is not None else None,
         "config_drift": bool(standing.drifted(lost_after_seconds)),
         "replicas": [
             {
@@ -105,6 +106,12 @@ def run_document(row: RunRow) -> Document:
         "error": row.error,
         "delay_seconds": row.delay_seconds,
         "duration_seconds": row.duration_seconds,
+        "requested_by": row.requested_by,
+        "request_key": row.request_key,
+        "arguments": json.loads(row.arguments) if row.arguments is not None else None,
+        "cancel_requested_at": iso(row.cancel_requested_at),
+        "cancel_requested_by": row.cancel_requested_by,
+        "peak_memory_bytes": row.peak_memory_bytes,
     }
 
 
@@ -125,6 +132,7 @@ def run_details(row: RunRow, attempts: Sequence[AttemptRow]) -> Document:
                 "exit_code": attempt.exit_code,
                 "error": attempt.error,
                 "result": attempt.result,
+                "peak_memory_bytes": attempt.peak_memory_bytes,
                 "output": attempt.output,
                 "output_truncated": attempt.output_truncated,
             }
@@ -162,7 +170,15 @@ def write_run(row: RunRow, attempts: Sequence[AttemptRow]) -> None:
     click.echo(f"scheduled at  {iso(row.scheduled_at)}{until}")
     click.echo(f"due at        {iso(row.due_at)}")
     click.echo(f"state         {row.state.value}{reason}")
-    click.echo(f"decided       {about(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
+    if row.requested_by is not None:
+        key = f", key {row.request_key}" if row.request_key is not None else ""
+        click.echo(f"requested     {about(row.scheduled_at)} by {row.requested_by}{key}")
+    else:
+        click.echo(f"decided       {about(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
+    if row.arguments is not None:
+        click.echo(f"arguments     {row.arguments}")
+    if row.cancel_requested_at is not None:
+        click.echo(f"cancel        {about(row.cancel_requested_at)}, {cancelled_by(row)}")
     for attempt in attempts:
         _write_attempt(attempt)
 
@@ -203,6 +219,8 @@ def _write_attempt(attempt: AttemptRow) -> None:
     click.echo()
     click.echo(f"attempt {attempt.attempt} (fence {attempt.id}): {attempt.state.value}{took}")
     click.echo(f"  on {attempt.instance_id}, term {attempt.term}, from {about(attempt.started_at)}")
+    if attempt.peak_memory_bytes is not None:
+        click.echo(f"  peak memory {attempt.peak_memory_bytes / 2**20:.1f} MiB")
     if attempt.exit_code is not None:
         click.echo(f"  exit code {attempt.exit_code}")
     if attempt.result is not None:
@@ -215,7 +233,8 @@ def _write_attempt(attempt: AttemptRow) -> None:
                 click.echo(f"    {line}")
 
 
-def _leader_document(leader: Leader) -> Document:
+def leader_document(leader: Leader) -> Document:
+    """Return what `status --json` has under `leader`."""
     return {
         "instance_id": leader.instance_id,
         "term": leader.term,
@@ -226,15 +245,16 @@ def _leader_document(leader: Leader) -> Document:
 
 
 def _job_document(standing: Standing, job: JobRow) -> Document:
-    last = job.last
+    last, pause = job.last, job.paused(standing.now)
     return {
         "job": job.job_id,
         "schedule": job.canonical,
         "timezone": job.timezone,
         "enabled": job.enabled,
-        "paused": _pause_document(job.pause) if job.pause is not None else None,
+        "paused": pause_document(pause) if pause is not None else None,
         "next": iso(job.next_tick(standing.now)),
         "running": job.running_count,
+        "stuck": job.stuck_count,
         "last": None
         if last is None
         else {
@@ -246,7 +266,8 @@ def _job_document(standing: Standing, job: JobRow) -> Document:
     }
 
 
-def _pause_document(pause: Pause) -> Document:
+def pause_document(pause: Pause) -> Document:
+    """Return what `status --json` has under `paused`."""
     return {"at": iso(pause.at), "until": iso(pause.until), "by": pause.by, "reason": pause.reason}
 
 
@@ -283,14 +304,16 @@ def _job_cells(standing: Standing, job: JobRow) -> list[str]:
     following = shown(job.next_tick(standing.now))
     if not job.enabled:
         following = "disabled"
-    elif job.pause is not None:
-        following = "paused" if job.pause.until is None else f"paused, {following}"
+    elif (pause := job.paused(standing.now)) is not None:
+        following = "paused" if pause.until is None else f"paused, {following}"
     last = job.last
     state = ""
     if job.running_count:
         state = f"{job.running_count} running"
     elif last is not None:
         state = last.state.value + (f" ({last.reason.value})" if last.reason else "")
+    if job.stuck_count:
+        state += f", {job.stuck_count} stuck"
     last_at = shown(last.until or last.scheduled_at) if last is not None else "-"
     return [job.job_id, job.canonical + zone, following, last_at, state]
 
@@ -299,5 +322,16 @@ def _where_or_why(row: RunRow) -> str:
     if row.instance_id is not None:
         error = (row.error or "").strip().splitlines()
         return f"{row.instance_id}: {error[-1].strip()}" if error else row.instance_id
+    if row.cancel_requested_at is not None:
+        return cancelled_by(row)
     until = f", to {iso(row.until)}" if row.until is not None else ""
-    return (row.reason.value if row.reason else "") + until
+    by = f" by {row.requested_by}" if row.reason is Reason.REQUESTED and row.requested_by is not None else ""
+    return (row.reason.value if row.reason else "") + by + until
+
+
+def cancelled_by(row: RunRow) -> str:
+    """Say who asked for the end of a run: a person, or a newer tick."""
+    by = row.cancel_requested_by
+    if by is None:
+        return "asked for"
+    return f"asked for by {by}" if row.replaced_by is None else f"replaced by {row.replaced_by}"

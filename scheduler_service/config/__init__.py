@@ -14,9 +14,11 @@ What is promised:
 - Reading loads no job.  `check_callables` does, because that runs people's code.
 """
 
-from scheduler_service.config.configuration import Config, check_callables, load
+from scheduler_service.config.configuration import Config, load
+from scheduler_service.config.functions import callable_warnings, check_callables
 from scheduler_service.config.json_schema import json_schema
 from scheduler_service.config.problems import ConfigError, Problem, format_problems
+from scheduler_service.config.restart import restart_needed
 from scheduler_service.config.settings import Database, Election, History, Http, Logging, Service, Workers
 from scheduler_service.config.starter import starter_files
 
@@ -31,9 +33,11 @@ __all__ = [
     "Problem",
     "Service",
     "Workers",
+    "callable_warnings",
     "check_callables",
     "format_problems",
     "json_schema",
     "load",
+    "restart_needed",
     "starter_files",
 ]

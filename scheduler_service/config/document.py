@@ -14,7 +14,6 @@ import yaml
 from scheduler_service.config import syntax
 from scheduler_service.config.nodes import BrokenNode, Entry, ListNode, MapNode, Node, ScalarNode, described
 from scheduler_service.config.problems import Position, Report
-from scheduler_service.config.source import SMALLEST
 
 DEEPEST = 30  # levels; ours are six deep, the rest is for the arguments of jobs
 MOST_VALUES = 500_000  # after aliases are unfolded; ten thousand jobs have about a tenth
@@ -63,26 +62,25 @@ class _Composer:
         self._open: set[str] = set()
         self._count = 0
 
-    def document(self) -> Node | None:
-        """Return the first document; a second one is a problem."""
+    def document(self) -> Node:
+        """Return the first document, a scalar without value if there is none; a second one is a problem."""
         event = self._next()  # the start of the stream
         event = self._next()
         if isinstance(event, yaml.StreamEndEvent):
-            self._report.add(Position(1, 1), "", f"the file is empty; the smallest useful one has {SMALLEST}")
-            return None
+            return ScalarNode(Position(1, 1, self._report.file), "", "", plain=True)
         node = self._compose(self._next(), "", 0)
         self._next()  # the end of the document
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
             message = "a second document begins here; a configuration is one: remove this line or what follows"
-            self._report.add(_position(event), "", message)
+            self._report.add(self._position(event), "", message)
         return node
 
     def _next(self) -> yaml.Event:
         return next(self._events)
 
     def _compose(self, event: yaml.Event, path: str, depth: int) -> Node:
-        position = _position(event)
+        position = self._position(event)
         before = self._count
         self._count += 1
         if depth > DEEPEST:
@@ -142,7 +140,7 @@ class _Composer:
         repeated: list[tuple[str, Entry]] = []
         merges: list[MapNode] = []
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            place = _position(event)
+            place = self._position(event)
             if not isinstance(event, yaml.ScalarEvent):
                 node = self._compose(event, path, depth + 1)
                 kind = "an alias" if isinstance(event, yaml.AliasEvent) else described(node)
@@ -177,7 +175,7 @@ class _Composer:
         self._report.add(position, path, message)
         raise _TooMuchError
 
-
-def _position(event: yaml.Event) -> Position:
-    mark = event.start_mark
-    return Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
+    def _position(self, event: yaml.Event) -> Position:
+        mark = event.start_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+        return Position(line, column, self._report.file)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler_service.config import job_relations, suggestions
@@ -12,30 +10,12 @@ from scheduler_service.config.document import join
 from scheduler_service.config.nodes import ListNode, MapNode, Node, ScalarNode
 from scheduler_service.config.problems import Position, Report
 from scheduler_service.config.sections import Section, entries, read_section
-from scheduler_service.config.settings import JOB_ID, SECTIONS, Job, Policies, RetrySettings
+from scheduler_service.config.settings import JOB_ID, Job, Policies, RetrySettings
 from scheduler_service.config.timing import KINDS, read_schedule
 from scheduler_service.model import JobSpec
 
 _TIMING = (*KINDS, "timezone", "offset", "starts_at", "ends_at")
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What the jobs of one file are read with, beside what they say themselves."""
-
-    defaults: Section
-    workers: Section
-    timezone: str  # the service's, for jobs without one
-    folder: Path  # relative paths are relative to it
-
-
-@dataclass(frozen=True, slots=True)
-class JobsOfFile:
-    """The jobs of one file by their ids, as far as they could be read."""
-
-    specs: Mapping[str, JobSpec]
-    keys: Mapping[str, Position]  # where each id stands, also of jobs that could not be read
-    places: Mapping[str, Position]  # of settings by their paths: those that are judged when functions are loaded
+_ENDING = ("timeout", "overlap", "on_leadership_lost")  # what may end a run from outside
 
 
 def read_defaults(node: Node | None, report: Report, position: Position) -> Section:
@@ -43,52 +23,67 @@ def read_defaults(node: Node | None, report: Report, position: Position) -> Sect
     return read_section(Policies, node, "defaults", report, position=position, explain=_explain_default)
 
 
-def read_jobs(node: Node | None, given: Given, report: Report) -> JobsOfFile:
-    """Return the jobs that could be read."""
-    specs: dict[str, JobSpec] = {}
-    keys: dict[str, Position] = {}
-    places: dict[str, Position] = {}
-    for job_id, position, value in entries(node, "jobs", report, expected="a map of jobs by their ids"):
-        path = join("jobs", job_id)
-        if not re.fullmatch(JOB_ID, job_id):
-            report.add(position, path, f"cannot be the id of a job; {_better_id(job_id)}")
-        spec = _read_job(job_id, value, path, position, given, report)
-        if spec is not None:
-            specs.setdefault(job_id, spec)
-        keys.setdefault(job_id, position)
-        places |= _places(value, path)
-    return JobsOfFile(specs, keys, places)
+class Jobs:
+    """The jobs of all files, as far as they can be read.
 
+    `places` are the positions of those settings, by their paths, that are judged when functions are loaded.
+    """
 
-def _read_job(job_id: str, node: Node, path: str, position: Position, given: Given, report: Report) -> JobSpec | None:
-    if isinstance(node, ScalarNode) and node.value is not None:
-        hint = f"{job_id}: {{run: {node.source}, …}}" if ":" in node.source else "run: or command:, and a schedule"
-        report.add(node.position, path, f"expected a map of settings; write {hint}")
-        return None
-    if isinstance(node, ListNode):
-        report.add(node.position, path, "expected a map of settings, got a list")
-        return None
-    defaults = given.defaults
-    job = read_section(Job, node, path, report, position=position, fallback=defaults, explain=_explain_job)
-    job_relations.check_job(job, given.workers, report)
-    found = read_schedule(job, given.timezone, report)
-    if found is None:
-        return None
-    settings = {**defaults.good(), **job.good()}
-    hidden = {*job.hidden, *(name for name in defaults.hidden if not job.has(name))}
-    if hidden.intersection(_TIMING):
-        hidden.add("schedule")
-    for name in _TIMING:
-        settings.pop(name, None)
-    if job.has("command"):
-        settings.pop(
-            "isolation", None
-        )  # of callables, as `defaults` may have it: no part that counts them shall see it
-    settings["retry"] = job_relations.retry_of(job)
-    if settings.get("working_directory") is not None:
-        settings["working_directory"] = _folder(job, given.folder, report)
-    known = JobSpec.model_fields.keys()
-    return JobSpec(id=job_id, schedule=found, hidden=frozenset(hidden & known), **settings)
+    def __init__(self, defaults: Section, workers: Section, timezone: str) -> None:
+        """`timezone` is the service's, for jobs without one."""
+        self.specs: dict[str, JobSpec] = {}
+        self.places = {defaults.place(name)[1]: defaults.place(name)[0] for name in _ENDING if defaults.has(name)}
+        self._defaults = defaults
+        self._workers = workers
+        self._timezone = timezone
+        self._keys: dict[str, Position] = {}  # where the id of each job stands
+
+    def read(self, node: Node | None, folder: Path, report: Report) -> None:
+        """Add the `jobs` of one file, in which paths are relative to `folder`; an id of another file is reported."""
+        keys: dict[str, Position] = {}
+        for job_id, position, value in entries(node, "jobs", report, expected="a map of jobs by their ids"):
+            path = join("jobs", job_id)
+            if not re.fullmatch(JOB_ID, job_id):
+                report.add(position, path, f"cannot be the id of a job; {_better_id(job_id)}")
+            if job_id in self._keys:
+                other = self._keys[job_id]
+                report.add(position, path, f"is set twice; {other.file}:{other.line} sets it too: keep one")
+            spec = self._read_job(job_id, value, path, position, folder, report)
+            if spec is not None:
+                self.specs.setdefault(job_id, spec)
+            keys.setdefault(job_id, position)
+            self.places |= _places(value, path)
+        self._keys = {**keys, **self._keys}
+
+    def _read_job(
+        self, job_id: str, node: Node, path: str, position: Position, folder: Path, report: Report
+    ) -> JobSpec | None:
+        if isinstance(node, ScalarNode) and node.value is not None:
+            hint = f"{job_id}: {{run: {node.source}, …}}" if ":" in node.source else "run: or command:, and a schedule"
+            report.add(node.position, path, f"expected a map of settings; write {hint}")
+            return None
+        if isinstance(node, ListNode):
+            report.add(node.position, path, "expected a map of settings, got a list")
+            return None
+        defaults = self._defaults
+        job = read_section(Job, node, path, report, position=position, fallback=defaults, explain=_explain_job)
+        job_relations.check_job(job, self._workers, report)
+        found = read_schedule(job, self._timezone, report)
+        if found is None:
+            return None
+        settings = {**defaults.good(), **job.good()}
+        hidden = {*job.hidden, *(name for name in defaults.hidden if not job.has(name))}
+        if hidden.intersection(_TIMING):
+            hidden.add("schedule")
+        for name in _TIMING:
+            settings.pop(name, None)
+        if job.has("command"):
+            settings.pop("isolation", None)  # from `defaults`: of functions, and what counts them must not see it here
+        settings["retry"] = job_relations.retry_of(job)
+        if settings.get("working_directory") is not None:
+            settings["working_directory"] = _folder(job, folder, report)
+        known = JobSpec.model_fields.keys()
+        return JobSpec(id=job_id, schedule=found, hidden=frozenset(hidden & known), **settings)
 
 
 def _folder(job: Section, folder: Path, report: Report) -> Path:
@@ -102,7 +97,7 @@ def _folder(job: Section, folder: Path, report: Report) -> Path:
 def _places(node: Node, path: str) -> dict[str, Position]:
     places: dict[str, Position] = {}
     if isinstance(node, MapNode):
-        for key in ("run", "args", "kwargs"):
+        for key in ("run", "args", "kwargs", *_ENDING):
             if key in node.entries:
                 places[join(path, key)] = node.entries[key].node.position
                 inner = node.entries[key].node
@@ -124,19 +119,6 @@ def _explain_default(key: str) -> str | None:
     if key in Job.model_fields and key not in Policies.model_fields:
         return "belongs into the jobs: defaults hold policies only, never what runs or when"
     return _explain_job(key)
-
-
-def explain_top(key: str) -> str | None:
-    """Answer a key at the top of the file that belongs further in."""
-    for name, model in SECTIONS.items():
-        fields = {field.alias or field_name for field_name, field in model.model_fields.items()}
-        if key in fields - {"hidden"}:
-            return f"no such setting here; did you mean {f'{name}.{key}'!r}?"
-    if key in Policies.model_fields:
-        return "no such setting here; it belongs into a job, or into 'defaults'"
-    if key in Job.model_fields or suggestions.foreign(key) is not None:
-        return "no such setting here; it belongs into a job: jobs, then its id, then its settings"
-    return None
 
 
 def _better_id(job_id: str) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from scheduler_service.config import including
 from scheduler_service.config.composites import object_schema
-from scheduler_service.config.configuration import VERSION
 from scheduler_service.config.settings import JOB_ID, SECTIONS, Job, Policies
 from scheduler_service.config.timing import KINDS
+from scheduler_service.config.top import VERSION
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the configuration file.
 
-    It says what an editor can check: keys, words, forms of values.  `check` knows more: zones, cron
+    An included file follows it, too, if it has a version.  It says what an editor can check: keys, words, forms of
+    values.  `check` knows more: zones, cron
     expressions, relations between settings.
     """
     sections = {name: {"description": model.__doc__, **object_schema(model)} for name, model in SECTIONS.items()}
@@ -31,9 +33,11 @@ def json_schema() -> dict[str, Any]:
         "title": "Configuration of scheduler-service",
         "type": "object",
         "additionalProperties": False,
-        "required": ["version", "jobs"],
+        "required": ["version"],
+        "anyOf": [{"required": [key]} for key in ("jobs", "include")],
         "properties": {
             "version": {"description": "The version of this format.", "const": VERSION},
+            "include": including.SCHEMA,
             **sections,
             "defaults": {"description": Policies.__doc__, **object_schema(Policies)},
             "jobs": {

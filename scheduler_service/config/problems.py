@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 
 class Position(NamedTuple):
-    """A place in the file, both counted from 1; line 0 is the file as a whole."""
+    """A place in a file, line and column counted from 1; line 0 is the file as a whole."""
 
     line: int
     column: int
+    file: str = ""  # as messages call it; empty: the file of the report
 
 
 WHOLE_FILE = Position(0, 0)
@@ -44,49 +46,60 @@ def format_problems(problems: Iterable[Problem]) -> str:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used.  Its text is one line for each of `problems`, in order of position."""
+    """The configuration cannot be used.  Its text is one line for each of `problems`, in order of position.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `files` and `include` are those of the configuration as far as it could be read: where a mistake may be
+    put right.
+    """
+
+    def __init__(
+        self, problems: Iterable[Problem], *, files: tuple[Path, ...] = (), include: tuple[str, ...] = ()
+    ) -> None:
         self.problems = tuple(problems)
+        self.files = files
+        self.include = include
         super().__init__(format_problems(self.problems))
 
 
 class Report:
-    """Collects the problems and warnings of one file."""
+    """Collects the problems and warnings of one file, and of what it includes."""
 
     def __init__(self, file: str) -> None:
         self.file = file
+        self._files = [file]  # in the order in which they are told of
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
 
     def add(self, position: Position, path: str, message: str) -> None:
         """Note something wrong."""
-        self._problems.append(Problem(self.file, *position, path, message))
+        self._problems.append(self._problem(position, path, message))
 
     def warn(self, position: Position, path: str, message: str) -> None:
         """Note something that is allowed and hardly meant."""
-        self._warnings.append(Problem(self.file, *position, path, message))
+        self._warnings.append(self._problem(position, path, message))
 
     def extend(self, other: Report) -> None:
-        """Take over what another report collected."""
+        """Take over what another report collected; what it says of other files comes after that of ours."""
+        self._files += other._files
         self._problems += other._problems
         self._warnings += other._warnings
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong, in order of position."""
-        return _in_order(self._problems)
+        """What is wrong: file by file, in order of position."""
+        return self._in_order(self._problems)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """The warnings, in order of position."""
-        return _in_order(self._warnings)
+        """The warnings: file by file, in order of position."""
+        return self._in_order(self._warnings)
 
-    def raise_problems(self) -> None:
-        """Raise ConfigError if anything is wrong."""
-        if self._problems:
-            raise ConfigError(self.problems)
+    def _problem(self, position: Position, path: str, message: str) -> Problem:
+        file = position.file or self.file
+        self._files.append(file)
+        return Problem(file, position.line, position.column, path, message)
 
-
-def _in_order(problems: list[Problem]) -> tuple[Problem, ...]:
-    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
+    def _in_order(self, problems: list[Problem]) -> tuple[Problem, ...]:
+        places = {file: place for place, file in enumerate(dict.fromkeys(self._files))}
+        once = dict.fromkeys(problems)
+        return tuple(sorted(once, key=lambda problem: (places[problem.file], problem.line, problem.column)))

@@ -9,11 +9,14 @@ from scheduler_service.config.problems import WHOLE_FILE, Position, Report
 
 LARGEST = 4 * 1024 * 1024  # bytes; ten thousand jobs are about one million
 _CONTROL = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-SMALLEST = "version: 1, then jobs: with one job in it"
+NO_FILE = "there is no such file; make one with: scheduler-service init"
 
 
-def read_text(path: Path, report: Report) -> str | None:
-    """Return the text of the file, without a byte order mark, or None when the report says why not."""
+def read_text(path: Path, report: Report, no_file: str = NO_FILE) -> str | None:
+    """Return the text of the file, without a byte order mark, or None when the report says why not.
+
+    `no_file` is what to say when it is not there.
+    """
     problem = None
     try:
         if path.is_dir():
@@ -22,7 +25,7 @@ def read_text(path: Path, report: Report) -> str | None:
             with path.open("rb") as file:
                 content = file.read(LARGEST + 1)
     except FileNotFoundError:
-        problem = "there is no such file; make one with: scheduler-service init"
+        problem = no_file
     except (OSError, ValueError) as error:
         problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
     if problem is not None:
@@ -42,10 +45,7 @@ def read_text(path: Path, report: Report) -> str | None:
         message = f"character U+{ord(found[0]):04X} cannot stand here; remove it, or write it as an escape in quotes"
         report.add(position_of(text, found.start()), "", message)
         return None
-    if not text.strip():
-        report.add(Position(1, 1), "", f"the file is empty; the smallest useful one has {SMALLEST}")
-        return None
-    return text
+    return text if text.strip() else ""
 
 
 def position_of(text: str, index: int) -> Position:

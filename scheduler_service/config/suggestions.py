@@ -28,7 +28,7 @@ FOREIGN = {
     "id": "is the key of the job in 'jobs' here",
     "name": "is the key of the job in 'jobs' here; 'description' takes any text",
     "tz": "is 'timezone' here",
-    "max_instances": "is 'overlap' here: skip for 1, allow for more",
+    "max_instances": "is 'max_running' here; 'overlap' says what becomes of a tick beyond it",
     "misfire_grace_time": "is 'misfire_grace' here, with a unit, as in 60s; 'catch_up_window' limits older ticks",
     "coalesce": "is 'catch_up' here: latest for true, all for false",
     "concurrencyPolicy": "is 'overlap' here: allow for Allow, skip for Forbid, replace for Replace",

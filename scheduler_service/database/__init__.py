@@ -37,6 +37,7 @@ from scheduler_service.database.own import DriverConnection, OwnConnection
 
 __all__ = ["Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable", "quoted"]
 
+KEPT_CONNECTIONS = 4  # that stay open when nobody needs them
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 
 
@@ -45,7 +46,8 @@ class Database:
 
     `url` is `postgresql://…` (or `postgres://…`), or `sqlite:///file`; `schema` is the namespace of our tables
     on PostgreSQL.  StoreRefused where one of them cannot be.  `attempt_seconds` bounds an answer on an own
-    connection, `statement_seconds` on the pooled ones.  `name` is shown by the server as application_name.
+    connection, `statement_seconds` on the pooled ones, of which there are at most `most_connections` at a time.
+    `name` is shown by the server as application_name.
     No connection is made before one is asked for.
 
     With `simulated_time`, a simulation's, `url` is `sqlite://`: a database in memory, on one connection for one
@@ -60,6 +62,7 @@ class Database:
         attempt_seconds: float = 2.0,
         statement_seconds: float = 10.0,
         name: str = "scheduler-service",
+        most_connections: int = 8,
         simulated_time: Callable[[], datetime] | None = None,
     ) -> None:
         if not _SCHEMA.fullmatch(schema) or schema.startswith("pg_"):
@@ -73,6 +76,7 @@ class Database:
         self.attempt_seconds = attempt_seconds
         self.statement_seconds = statement_seconds
         self._name = name
+        self._most_connections = most_connections
         self._simulated_time = simulated_time
         self._secrets = urls.secrets(self._url)
         self._abandoned: list[Any] = []  # of the parent, in a forked child
@@ -184,7 +188,9 @@ class Database:
     def _make_engine(self, name: str, answer_seconds: float, *, own: bool) -> Engine:
         options: dict[str, Any] = {"poolclass": NullPool}
         if not own:
-            options = {"poolclass": QueuePool, "pool_size": 4, "max_overflow": 4, "pool_timeout": answer_seconds}
+            kept = min(KEPT_CONNECTIONS, self._most_connections)
+            options = {"poolclass": QueuePool, "pool_timeout": answer_seconds}
+            options |= {"pool_size": kept, "max_overflow": self._most_connections - kept}
         if self._simulated_time is not None:
             options = {"poolclass": StaticPool, "pool_reset_on_return": None}
         if self.dialect == "postgresql":

@@ -26,7 +26,7 @@ from scheduler_service.dispatcher.settling import holder_in_doubt, settle_job, w
 from scheduler_service.dispatcher.starting import Pool, Starter
 from scheduler_service.dispatcher.telling import tell_adoption, tell_pause, tell_settlement
 from scheduler_service.events import Events, Outage
-from scheduler_service.ledger import JobState, Ledger, OpenRun, Settlement, StartsLimits, Survey
+from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement, StartsLimits, Survey
 from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
 from scheduler_service.schedule import ScheduleError
 
@@ -36,7 +36,7 @@ MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
 POLL_SECONDS = 0.9  # how often the ledger is asked what waits to be started
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
-HELD_SECONDS = 0.5  # how soon a job that may not be settled yet is looked at again
+HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
 RETRY_SECONDS = 0.5  # after the database did not answer
 IDLE_SECONDS = 60.0
@@ -401,8 +401,7 @@ class Dispatcher:
         if self._current() is None:
             return
         poll = self._starter.poll(self._specs)
-        if pauses := {job_id for job_id in poll.pauses if job_id in self._states}:
-            self._look_at_pauses(pauses)
+        self._look_at_pauses(poll)
         runs, more = self._starter.with_room(poll.runs, self._specs)
         if more:
             self._signalled = True
@@ -411,13 +410,16 @@ class Dispatcher:
         if not self._starter.start(lease, runs, self._specs):
             self._fenced("start", lease)
 
-    def _look_at_pauses(self, job_ids: set[str]) -> None:
-        """Read the pauses of some jobs, and settle a job whose pause is over."""
-        for state in self._ledger.job_states(sorted(job_ids)):
-            if state.settled_until >= self._states[state.job_id].settled_until:
-                self._learn(state, self._states[state.job_id])
-            if state.paused_until is not None:
-                self._settle_soon([state.job_id])
+    def _look_at_pauses(self, poll: Poll) -> None:
+        """Read the pauses that are new or over, and settle the jobs of the latter."""
+        over = [job_id for job_id in poll.pauses_over if job_id in self._states]
+        new = [job_id for job_id in poll.pauses if job_id in self._states]
+        if over or new:
+            for state in self._ledger.job_states(sorted({*over, *new})):
+                if state.settled_until >= self._states[state.job_id].settled_until:
+                    self._learn(state, self._states[state.job_id])
+        # Not those whose end is yet to come: settling ends nothing then, and would be asked for by every poll.
+        self._settle_soon(over)
 
     # --- what went wrong
 

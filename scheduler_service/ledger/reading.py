@@ -84,24 +84,32 @@ class LedgerReads:
         # attempt, lest a queue loses its order.  What a person asked for passes by.
         excluded = "and w.job_id not in :without" if without else ""
         rows = self._rows(
-            f"""select * from (
+            f"""with due as (
+                  select w.*, row_number() over (partition by w.job_id order by w.scheduled_at, w.id) as turn
+                    from {{p}}run w
+                   where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}
+                     and w.cancel_requested_at is null {excluded}),
+                held as (
+                  select job_id, count(*) as count from {{p}}run
+                   where lock_id = :lock_id and slot_held group by job_id),
+                later as (
+                  select job_id, min(scheduled_at) as first from {{p}}run
+                   where lock_id = :lock_id and state = 'waiting' and due_at > {{now}} and kind <> 'manual'
+                   group by job_id)
+                select * from (
                   select {_RUN_COLUMNS}, r.arguments
-                    from (select w.*, row_number() over (partition by w.job_id order by w.scheduled_at, w.id) as turn
-                            from {{p}}run w
-                           where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}
-                             and w.cancel_requested_at is null {excluded}) r
+                    from due r
                     left join {{p}}job_state s on s.lock_id = :lock_id and s.job_id = r.job_id
-                   where (s.max_running is null or r.turn <= s.max_running - (
-                           select count(*) from {{p}}run o
-                            where o.lock_id = :lock_id and o.job_id = r.job_id and o.slot_held))
-                     and (s.max_running is null or s.max_running > 1 or r.kind = 'manual' or not exists (
-                           select 1 from {{p}}run e
-                            where e.lock_id = :lock_id and e.job_id = r.job_id and e.state = 'waiting'
-                              and e.due_at > {{now}} and e.kind <> 'manual' and e.scheduled_at < r.scheduled_at))
+                    left join held on held.job_id = r.job_id
+                    left join later on later.job_id = r.job_id
+                   where (s.max_running is null or r.turn <= s.max_running - coalesce(held.count, 0))
+                     and (coalesce(s.max_running, 0) <> 1 or r.kind = 'manual' or later.first is null
+                          or r.scheduled_at <= later.first)
                      and (s.paused_at is null or s.paused_at > {{now}} or s.paused_until <= {{now}})
                    order by r.due_at, r.id limit :most) ready
                 union all
-                select null, s.job_id, s.paused_at, s.paused_at, null, null, null, null
+                select null, s.job_id, s.paused_at, s.paused_at, null, null,
+                       case when s.paused_until <= {{now}} then 1 else 0 end, null
                   from {{p}}job_state s
                  where s.lock_id = :lock_id and s.paused_at is not null
                    and (s.paused_until <= {{now}} or s.paused_at > {self._ago(PAUSE_SHOWN_SECONDS)})""",
@@ -109,8 +117,11 @@ class LedgerReads:
             **({"without": list(without)} if without else {}),
         )
         runs = [self._run(row, arguments=row[7]) for row in rows if row[0] is not None]
+        pauses = [(row[1], bool(row[6])) for row in rows if row[0] is None]
         return Poll(
-            tuple(sorted(runs, key=lambda run: (run.due_at, run.id))), tuple(row[1] for row in rows if row[0] is None)
+            tuple(sorted(runs, key=lambda run: (run.due_at, run.id))),
+            tuple(job_id for job_id, over in pauses if not over),
+            tuple(job_id for job_id, over in pauses if over),
         )
 
     def _ago(self, seconds: int) -> str:

@@ -310,7 +310,7 @@ class Requests:
             "arguments": literal(arguments, Text),
         }
         rows = select(*values.values()).select_from(job_state.join(moment, true())).where(self._is(job_id))
-        # `exclusive` and `max_running` stay open: only the leader's configuration knows them.
+        # `exclusive` stays false: only the leader's configuration knows, and it says so when it starts the run.
         run_id: int | None = connection.execute(
             insert(run)
             .from_select(list(values), rows)

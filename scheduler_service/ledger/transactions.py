@@ -14,6 +14,7 @@ neither.  On PostgreSQL alone: an SQLite file has one writer, and a job must not
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
@@ -32,12 +33,23 @@ update {p}run r set state = 'succeeded', reason = null from closed
 returning r.id"""
 
 
+__all__ = ["Connection", "RunOverError", "job_transaction", "jobs_database"]
+
+MOST_CONNECTIONS = 1000  # as many as there can be workers, of whom each has one at the most
+
+
 class RunOverError(Exception):
-    """The run is not open any more: it was cancelled, timed out or marked lost.  Nothing was kept."""
+    """The run is not open any more: cancelled, timed out, marked lost, or committed before.  Nothing was kept."""
 
 
 class _UndoneError(Exception):
     """Takes the job's own exception past the place where the database's are translated."""
+
+
+@functools.lru_cache(maxsize=4)
+def jobs_database(url: str, schema: str) -> Database:
+    """Return the connections of jobs, which are others than the service's: a job must not use those up."""
+    return Database(url, schema=schema, name="scheduler-service job", most_connections=MOST_CONNECTIONS)
 
 
 @contextlib.contextmanager
@@ -71,7 +83,9 @@ def job_transaction(database: Database, attempt_id: int, *, seconds: float = SEC
                 text(_CLOSE.replace("{p}", database.prefix)), {"attempt_id": attempt_id}
             ).fetchall()
             if not closed:
-                raise RunOverError("the run was cancelled, timed out or marked lost meanwhile: nothing was kept")
+                raise RunOverError(
+                    "the run is over (cancelled, timed out, marked lost, or committed before): nothing was kept"
+                )
     except _UndoneError:
         if raised is not None:
             raise raised from raised.__cause__

@@ -6,7 +6,8 @@
 
 Two failures are the same when they differ in nothing but counters, durations and which tick they hit.
 What ends a failure tells the count and clears it, so that the next failure is shown at once.  What names
-one attempt each time is never folded: every lost attempt is named.
+one attempt each time is never folded: every lost attempt is named.  Neither is what answers a person: an edit
+that is as wrong as the last one, in another line.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ KEYS_AT_MOST = 1000
 _VARYING = frozenset({"run", "attempt", "scheduled_at", "until", "count", "duration_seconds", "exit_code"})
 _NAMED_EACH = frozenset(
     {"attempt_lost", "attempt_returned", "result_late", "result_cut", "result_refused", "thread_crashed"}
+    | {"config_rejected", "restart_needed", "module_changed"}
 )
 _WORDS = frozenset({"error", "message"})  # numbers in them are addresses, sizes, times
 # what ends a failure: the failure's name, and the field that both have in common

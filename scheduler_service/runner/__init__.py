@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scheduler_service import policy
 from scheduler_service.clock import Clock
-from scheduler_service.context import RunContext, enter_run
+from scheduler_service.context import DatabaseAddress, RunContext, enter_run
 from scheduler_service.events import Events
 from scheduler_service.logs import enter_fields
 from scheduler_service.model import Attempt, Isolation, JobSpec, Outcome, State
@@ -48,21 +48,36 @@ def _nobody(_: Attempt, __: Outcome) -> None:
 class Runner:
     """Runs attempts, any number of them at once, each in the thread that asks.
 
-    `output_limit` is in bytes.  Commands and child processes start in the folder in which the runner was
-    made, unless their job names another: a callable that changes the working directory of the process
-    changes it for the callables beside it, but not for them.
+    `output_limit` is in bytes; `database` is the ledger's, for jobs that share a transaction with their run.
+    Commands and child processes start in the folder in which the runner was made, unless their job names
+    another: a callable that changes the working directory of the process changes it for the callables beside
+    it, but not for them.
 
     An outcome that is not `returned` is followed by another when its function returns at last:
     `on_returned`, which may be set until the first run, is called with it, and must not block.
+
+    `show`, for a person who watches one run, gets its whole output as it comes; it must not raise.
     """
 
-    def __init__(self, *, jobs_folder: Path, output_limit: int, events: Events, clock: Clock, instance_id: str) -> None:
+    def __init__(
+        self,
+        *,
+        jobs_folder: Path,
+        output_limit: int,
+        events: Events,
+        clock: Clock,
+        instance_id: str,
+        database: DatabaseAddress | None = None,
+        show: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._jobs_folder = jobs_folder.absolute()
         self._folder = Path.cwd()
         self._output_limit = output_limit
         self._events = events
         self._clock = clock
         self._instance_id = instance_id
+        self._show = show
+        self._database = database
         self._template = Template(self._folder)
         self.on_returned: Callable[[Attempt, Outcome], None] = _nobody
 
@@ -91,12 +106,14 @@ class Runner:
             run_id=attempt.run_id,
             instance=self._instance_id,
             stopping=stop,
+            database=self._database,
         )
         events = self._events.bind(term=attempt.term, scheduled_at=attempt.scheduled_at)
         output = Output(
             self._output_limit,
             lambda line: events.emit("run_output", job=attempt.job_id, run=attempt.run_id, line=line),
             self._clock,
+            self._show,
         )
         thread: LimitedThread | None = None
         try:

@@ -33,7 +33,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from scheduler_service.callables import CallableError, bind, find
+from scheduler_service.callables import CallableError, bind, check_arguments, find
 from scheduler_service.context import Cancelled, GiveUp, RetryLater, RunContext, stop_reason
 from scheduler_service.model import State
 from scheduler_service.runner.ending import Ending
@@ -123,6 +123,8 @@ def _complete(awaitable: Awaitable[Any], stop: threading.Event) -> Any:
 
 
 def _arguments(function: Callable[..., Any], call: Call, run: RunContext) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    # Those of the configuration were checked with it; those of a trigger come from anywhere.
+    check_arguments(function, call.args, call.kwargs)
     try:
         # Copied, because what a job does to its arguments must not reach its next run.
         return bind(function, copy.deepcopy(call.args), copy.deepcopy(dict(call.kwargs)), run)

@@ -28,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scheduler_service.context import RunContext, Stopping
+from scheduler_service.context import DatabaseAddress, RunContext, Stopping
 from scheduler_service.model import State
 from scheduler_service.runner.ending import Ending
 
@@ -103,6 +103,7 @@ class Request:
     folder: Path  # where it runs
     variables: Mapping[str, str]  # added to the environment
     log_level: int  # of the root logger
+    database: DatabaseAddress | None
 
     def context(self, stopping: Stopping) -> RunContext:
         """Return what the job sees of itself."""
@@ -116,6 +117,7 @@ class Request:
             run_id=self.run_id,
             instance=self.instance,
             stopping=stopping,
+            database=self.database,
         )
 
     def packed(self) -> bytes:

@@ -31,10 +31,16 @@ RECORD_FORMAT = "%(levelname)s %(name)s: %(message)s"  # of log records, where t
 
 
 class Output:
-    """The output of one attempt.  Any thread may write; `log` gets each line and must not block."""
+    """The output of one attempt.  Any thread may write; `log` gets each line and must not block.
 
-    def __init__(self, limit: int, log: Callable[[str], None], clock: Clock) -> None:
+    `show` gets everything that would be kept if there were no limit, as it comes, and must not raise.
+    """
+
+    def __init__(
+        self, limit: int, log: Callable[[str], None], clock: Clock, show: Callable[[bytes], None] | None = None
+    ) -> None:
         self._limit = max(0, limit)
+        self._show = show
         self._log = log
         self._clock = clock
         # Reentrant: a finaliser that prints may run while this very thread is writing.
@@ -96,6 +102,8 @@ class Output:
     def _keep(self, data: bytes) -> None:
         if self._closed:
             return
+        if self._show is not None:
+            self._show(data)
         if len(data) > self._limit:
             data, self._truncated = data[len(data) - self._limit :], True
         self._tail += data

@@ -76,6 +76,7 @@ def request_for(call: Call, spec: JobSpec, run: RunContext, folder: Path) -> Req
         folder=spec.working_directory or folder,
         variables=environment(spec, run, {}),
         log_level=logging.getLogger().level,
+        database=run.database,
     )
 
 
@@ -173,7 +174,8 @@ class Template:
         try:
             path = json.dumps([str(Path(entry).absolute()) for entry in sys.path])
             self._process = subprocess.Popen(  # noqa: S603  # a constant program
-                [sys.executable, "-c", PROGRAM, str(theirs.fileno()), str(os.getpid()), path],
+                # -P: a module in the working directory must not stand in for one of Python's.
+                [sys.executable, "-P", "-c", PROGRAM, str(theirs.fileno()), str(os.getpid()), path],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

@@ -6,13 +6,15 @@ copy whatever its other threads are in the middle of.  It never loads a job.
 
     replica --socket: a channel and a pipe--> template --fork--> supervisor --fork--> child
 
-It ends when the socket does, that is with its replica.  `scheduler_service.runner.process` starts it.
+It ends when the socket does, and with its replica: a process that a job in a thread forked may hold a copy
+of the socket's other end for long.  `scheduler_service.runner.process` starts it.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
 
@@ -40,7 +42,13 @@ def main(descriptor: int, replica_id: int) -> int:
     # Objects that no collection touches stay in memory that parent and children share.
     gc.disable()
     gc.freeze()
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
+    if replica is not None:
+        poll.register(replica, select.POLLIN)
     while True:
+        if replica in {descriptor for descriptor, _ in poll.poll()}:
+            return 0
         try:
             data, descriptors, _, _ = socket.recv_fds(requests, 1, 2)
         except ConnectionError:

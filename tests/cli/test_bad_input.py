@@ -80,6 +80,17 @@ def test_a_file_that_cannot_be_used_says_where_and_why(refused: Callable[..., st
     assert refused(config, 2).startswith(line)
 
 
+def test_a_mistake_in_an_included_file_stops_the_start_and_names_that_file(
+    refused: Callable[..., str], folder: Path
+) -> None:
+    (folder / "jobs.d").mkdir()
+    (folder / "jobs.d" / "two.yaml").write_text("jobs:\n  one: {command: ls, every: 1s}\n")
+
+    line = refused(f"{JOB}include: jobs.d/*.yaml\n", 2)
+
+    assert line == "jobs.d/two.yaml:2:3  jobs.one: is set twice; config.yaml:3 sets it too: keep one"
+
+
 @pytest.mark.parametrize(
     ("module", "line"),
     [

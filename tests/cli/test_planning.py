@@ -98,6 +98,43 @@ def test_a_warning_goes_to_stderr_and_is_no_failure(command: Command, config: Pa
     assert command("check", "-c", config, "--json").document["warnings"][0]["path"] == "jobs"
 
 
+def test_check_warns_of_a_function_that_cannot_be_stopped(command: Command, config: Path) -> None:
+    config.write_text(CONFIG.replace("    run: report:main\n", "    run: report:main\n    timeout: 5m\n"))
+
+    answered = command("check", "-c", config)
+    document = command("check", "-c", config, "--json").document
+
+    assert "nothing wrong" in answered.out
+    assert answered.err.startswith(
+        f"warning: {config}:6:14   jobs.report.timeout: a function in a thread goes on until"
+    )
+    assert [warning["path"] for warning in document["warnings"]] == ["jobs.report.timeout"]
+
+
+def test_check_reads_included_files_and_names_them(command: Command, config: Path) -> None:
+    included = config.parent / "jobs.d" / "more.yaml"
+    included.parent.mkdir()
+    config.write_text(f"{CONFIG}include: jobs.d/*.yaml\n")
+    included.write_text("jobs:\n  more: {command: x, every: 5m}\n")
+
+    assert command("check", "-c", config).out.startswith(f"{config}: 4 jobs, nothing wrong\n")
+
+    included.write_text("jobs:\n  more: {command: x, every: 5}\n  report: {run: 'report:mian', every: 1m}\n")
+    problems = command("check", "-c", config, "--json", exit_code=2).document["problems"]
+
+    assert [(problem["file"], problem["line"], problem["path"]) for problem in problems] == [
+        (str(included), 2, "jobs.more.every"),
+        (str(included), 3, "jobs.report"),
+    ]
+
+    included.write_text("jobs:\n  more: {run: 'report:mian', every: 1m}\n")
+    answered = command("check", "-c", config, exit_code=2)
+
+    assert answered.lines == [
+        f"{included}:2:15  jobs.more.run: jobs/report.py has no function 'mian'; did you mean 'main'?"
+    ]
+
+
 def test_next_has_utc_and_the_local_time_of_the_zone(command: Command, config: Path) -> None:
     ticks = command("next", "report", "-c", config, "--count", 2, "--from", "2026-03-28T12:00:00Z", "--json").document
 

@@ -47,13 +47,17 @@ class Replica:
                 stderr=stream,
             )
 
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
     def events(self, name: str) -> list[dict[str, Any]]:
         lines = self._log.read_text().split("\n")[:-1]
         return [line for line in map(json.loads, lines) if line["event"] == name]
 
     def wait_for(self, name: str) -> dict[str, Any]:
         wait_until(lambda: self.events(name) or self.process.poll() is not None, PROCESS_SECONDS)
-        assert self.events(name), self._log.read_text()
+        assert self.events(name), self.log
         return self.events(name)[0]
 
     def end(self, number: int) -> int:

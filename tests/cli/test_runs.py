@@ -39,6 +39,12 @@ def test_runs_come_newest_tick_first_with_delay_and_duration(command: Command, s
         "error": "ValueError: no",
         "delay_seconds": 0.25,
         "duration_seconds": 1.5,
+        "requested_by": None,
+        "request_key": None,
+        "arguments": None,
+        "cancel_requested_at": None,
+        "cancel_requested_by": None,
+        "peak_memory_bytes": None,
     }
 
 
@@ -98,6 +104,24 @@ def test_show_has_every_attempt_and_what_it_wrote(command: Command, story: Story
     shown = command("runs", "show", run_id, *story.place).out
     assert f"attempt 2 (fence {fence}): succeeded, took 1.5s" in shown
     assert "    two\n" in shown
+
+
+def test_what_people_asked_for_says_who_did(command: Command, story: Story) -> None:
+    asked = {"kind": "manual", "requested_by": "ann", "request_key": "k", "arguments": '{"days": 3}'}
+    run_id = story.run(story.minute, "succeeded", **asked)
+    story.attempt(run_id, story.minute, "succeeded", peak_memory_bytes=3 * 2**20)
+    story.run(story.minute - timedelta(minutes=1), "waiting", "requested", kind="manual", requested_by="bob")
+    by = {"cancel_requested_at": story.minute, "cancel_requested_by": "eve"}
+    story.run(story.minute - timedelta(minutes=2), "cancelled", kind="manual", requested_by="bob", **by)
+
+    document = command("runs", "show", run_id, *story.place, "--json").document
+    assert (document["requested_by"], document["request_key"], document["arguments"]) == ("ann", "k", {"days": 3})
+    assert document["peak_memory_bytes"] == document["attempts"][0]["peak_memory_bytes"] == 3 * 2**20
+    shown = command("runs", "show", run_id, *story.place).out
+    assert " by ann, key k\n" in shown
+    assert "  peak memory 3.0 MiB\n" in shown
+    lines = command("runs", *story.place).out.splitlines()
+    assert [line.rpartition("  ")[2] for line in lines[2:]] == ["requested by bob", "asked for by eve"]
 
 
 def test_a_run_that_is_not_there_is_a_mistake(command: Command, sqlite_story: Story) -> None:

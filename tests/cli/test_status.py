@@ -119,3 +119,37 @@ def test_a_job_that_will_not_run_has_no_next_tick(
     assert job["next"] is None
     assert (job["paused"] is not None) == (shown == "paused")
     assert shown in command("status", *sqlite_story.place, exit_code=1).out
+
+
+def test_a_pause_that_is_over_counts_as_none(command: Command, story: Story) -> None:
+    paused = {"paused_at": story.ago(hours=1), "paused_by": "ann", "pause_reason": "holidays"}
+    story.job(paused_until=story.ago(minutes=1), **paused)
+    story.job("backup", paused_until=story.now + timedelta(hours=1), **paused)
+
+    backup, report = command("status", *story.place, "--json", exit_code=1).document["jobs"]
+
+    assert report["paused"] is None
+    assert backup["paused"] == {
+        "at": backup["paused"]["at"],
+        "until": backup["paused"]["until"],
+        "by": "ann",
+        "reason": "holidays",
+    }
+    assert backup["next"] > backup["paused"]["until"]
+    shown = command("status", *story.place, exit_code=1).out.splitlines()
+    assert [line.split()[0] for line in shown if " paused, " in line] == ["backup"]
+
+
+def test_a_run_that_is_over_and_goes_on_all_the_same_is_shown_as_stuck(command: Command, story: Story) -> None:
+    story.job()
+    story.job("backup")
+    stuck = story.run(story.minute, "timed_out", slot_held=True, exclusive=True, slot=0)
+    story.attempt(stuck, story.minute, "timed_out")
+    going = story.run(story.minute, "running", job_id="backup", slot_held=True)
+    story.attempt(going, story.minute, "running", seconds=None)
+
+    backup, report = command("status", *story.place, "--json", exit_code=1).document["jobs"]
+
+    assert (report["running"], report["stuck"]) == (0, 1)
+    assert (backup["running"], backup["stuck"]) == (1, 0)
+    assert "timed_out, 1 stuck" in command("status", *story.place, exit_code=1).out

@@ -133,6 +133,91 @@ def test_a_tick_skipped_for_overlap_names_the_run_in_its_way(command: Command, s
     assert f"run {long}, of the tick of {iso(tick - timedelta(minutes=1))}, was not over" in explanation
 
 
+def test_a_tick_skipped_for_a_triggered_run_names_who_asked(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+    asked = tick - timedelta(seconds=20)
+    long = story.run(asked, "succeeded", kind="manual", requested_by="ann")
+    story.attempt(long, asked, "succeeded", seconds=90)
+    story.run(tick, "skipped", "overlap")
+
+    explanation = ask(command, story, tick)["explanation"]
+
+    assert f"because run {long}, which ann asked for, was not over when it came due" in explanation
+
+
+def test_a_cancelled_run_names_who_asked_for_it(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+    asked = {"cancel_requested_by": "ann@desk", "cancel_requested_at": tick + timedelta(seconds=1)}
+    begun = story.run(tick, "cancelled", **asked)
+    story.attempt(begun, tick, "cancelled")
+    story.run(tick - timedelta(minutes=1), "cancelled", **asked)
+    going = story.run(tick + timedelta(minutes=1), "running", **asked)
+    story.attempt(going, tick + timedelta(minutes=1), "running", seconds=None)
+    on_request = f" because ann@desk asked for it at {iso(tick + timedelta(seconds=1))}."
+
+    assert ask(command, story, tick)["explanation"].endswith(f"was cancelled after 1.5s{on_request}")
+    never = ask(command, story, tick - timedelta(minutes=1))["explanation"]
+    assert never == f"It was cancelled before it began{on_request}"
+    still = ask(command, story, tick + timedelta(minutes=1))["explanation"]
+    assert still.endswith(f", and was asked to stop{on_request}")
+
+
+def test_replaced_ticks_name_what_took_their_place(command: Command, story: Story, tick: datetime) -> None:
+    story.job()
+    story.term(3, "first", tick - timedelta(hours=1))
+    minute, newest = timedelta(minutes=1), tick + timedelta(minutes=2)
+    by = {"cancel_requested_by": f"the tick of {iso(newest)}, which replaces it", "cancel_requested_at": tick + minute}
+    running = story.run(tick, "cancelled", **by)
+    story.attempt(running, tick, "cancelled", seconds=150)
+    story.run(tick + minute, "missed", "coalesced", decided_at=newest)
+    last = story.run(newest, "succeeded")
+    story.attempt(last, newest + timedelta(seconds=30), "succeeded")
+
+    replaced = ask(command, story, tick)["explanation"]
+    waited = ask(command, story, tick + minute)["explanation"]
+
+    assert replaced.endswith(f": it was replaced by the tick of {iso(newest)} (overlap 'replace').")
+    assert waited == (
+        f"The tick came while run {running} went on, waited for its end, and was missed because the tick of "
+        f"{iso(newest)}, which is run {last}, took its place (overlap 'replace')."
+    )
+
+
+def test_a_run_that_was_tried_again_tells_of_its_earlier_attempts(
+    command: Command, story: Story, tick: datetime
+) -> None:
+    story.job()
+    run_id = story.run(tick, "succeeded")
+    story.attempt(run_id, tick, "failed", error="ValueError: no disk")
+    story.attempt(run_id, tick, "timed_out", attempt=2)
+    story.attempt(run_id, tick, "lost", attempt=3)
+    story.attempt(run_id, tick, "succeeded", attempt=4)
+
+    explanation = ask(command, story, tick)["explanation"]
+
+    assert explanation.startswith(
+        "Attempt 1 failed after 1.5s: ValueError: no disk, then attempt 2 was stopped by its time-out after 1.5s, then "
+        "attempt 3 was lost with its replica. It was started (attempt 4) on first at "
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended", "words"),
+    [
+        ("retry", "timed_out", "Attempt 1 was stopped by its time-out after 1.5s. It waits to be tried again: due at "),
+        ("rerun", "lost", "Attempt 1 was lost with its replica. It waits to be run again (on_crash 'rerun'): due at "),
+    ],
+)
+def test_a_run_that_waits_to_be_started_again_says_why(
+    command: Command, story: Story, tick: datetime, reason: str, ended: str, words: str
+) -> None:
+    story.job()
+    run_id = story.run(tick, "waiting", reason)
+    story.attempt(run_id, tick, ended)
+
+    assert ask(command, story, tick)["explanation"].startswith(words)
+
+
 def test_a_range_covers_the_ticks_in_it_and_no_other_moment(command: Command, story: Story, tick: datetime) -> None:
     story.job()
     run_id = story.run(tick - timedelta(minutes=20), "skipped", "paused", kind="range", until=tick, decided_at=tick)
@@ -217,7 +302,7 @@ def test_why_for_people_is_a_few_plain_lines(command: Command, sqlite_story: Sto
 
     assert answered.out.splitlines() == [
         f"report at {iso(tick)}: skipped (queue_limit)",
-        "The tick was skipped because as many runs as the job's queue_limit waited already.",
+        "The tick was skipped because as many runs as the job's queue_limit waited already (overlap 'queue').",
         f"decided   {iso(tick)[:-1]}.010Z by first",
         f"row       run {run_id}",
         f"previous  {iso(tick - timedelta(minutes=1))}",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from scheduler_service.leases import Resignation, open_store
 from scheduler_service.ledger import Finished
 from scheduler_service.ledger.requests import (
     CancelledRun,
@@ -27,10 +28,9 @@ from scheduler_service.ledger.requests import (
     StopRequested,
     Triggered,
 )
-from scheduler_service.leases import Resignation, open_store
-from scheduler_service.model import State
+from scheduler_service.model import Overlap, State
 from scheduler_service.tables import job_state, leader_lease, run
-from tests.contract.test_ledger import LOCK, ME, MINUTE, World, outcome
+from tests.contract.ledger_world import LOCK, ME, MINUTE, World, outcome
 
 THREADS = 8
 
@@ -85,8 +85,9 @@ def test_a_triggered_run_waits_from_now_on_and_says_who_asked(world: Asking) -> 
     assert (row.requested_by, row.request_key, row.arguments) == ("ann@desk", "k-1", '{"days": 3}')
     assert row.scheduled_at == row.due_at == row.decided_at
     assert before <= row.scheduled_at <= world.now()
-    assert (row.exclusive, row.max_running, row.decided_by, row.slot_held) == (False, None, None, False)
-    assert [one.id for one in world.ledger.waiting(10)] == [answer.run_id]
+    assert (row.exclusive, row.slot, row.decided_by, row.slot_held) == (False, None, None, False)
+    (waiting,) = world.ledger.poll(10).runs
+    assert (waiting.id, waiting.arguments) == (answer.run_id, '{"days": 3}')
 
 
 def test_two_requests_without_a_key_are_two_runs(world: Asking) -> None:
@@ -141,13 +142,13 @@ def test_a_disabled_job_may_be_triggered_and_a_new_leader_keeps_the_run(world: A
 
 
 def test_a_run_of_a_paused_job_waits_until_it_is_resumed(world: Asking) -> None:
-    world.adopt("a")
+    world.adopt("a", overlap=Overlap.ALLOW)
     world.requests.pause("a", by="ann")
     assert world.triggered().paused
-    assert world.ledger.waiting(10) == ()
+    assert world.ledger.poll(10).runs == ()
     world.requests.resume("a")
     assert not world.triggered().paused
-    assert len(world.ledger.waiting(10)) == 2
+    assert len(world.ledger.poll(10).runs) == 2
 
 
 # pause and resume
@@ -249,7 +250,7 @@ def test_a_waiting_run_is_cancelled_at_once(world: Asking) -> None:
     row = world.row(run, id=waiting.id)
     assert (row.state, row.reason, row.cancel_requested_by) == ("cancelled", None, "ann")
     assert row.cancel_requested_at is not None
-    assert world.ledger.start(world.lease, "claim", [(waiting, True)], 0.0) == []
+    assert world.ledger.start(world.lease, "claim", [(waiting, 1)], 0.0) == []
 
 
 def test_a_running_run_is_asked_to_stop_and_the_first_who_asked_is_kept(world: Asking) -> None:
@@ -279,15 +280,15 @@ def test_a_run_of_another_election_is_not_found(world: Asking) -> None:
 
 
 def test_a_cancel_and_a_start_at_once_agree_on_who_came_first(world: Asking) -> None:
-    world.adopt("a")
+    world.adopt("a", overlap=Overlap.ALLOW)
     asked = [world.triggered().run_id for _ in range(THREADS // 2)]
-    runs = {one.id: one for one in world.ledger.waiting(THREADS)}
+    runs = {one.id: one for one in world.ledger.poll(THREADS).runs}
 
     def ask(number: int) -> Any:
         run_id = asked[number // 2]
         if number % 2:
             return world.requests.cancel(run_id, by="ann")
-        return world.ledger.start(world.lease, f"claim-{number}", [(runs[run_id], False)], 0.0)
+        return world.ledger.start(world.lease, f"claim-{number}", [(runs[run_id], None)], 0.0)
 
     answers = world.at_once(ask)
     for number in range(0, THREADS, 2):

@@ -88,6 +88,10 @@ class Replica:
         """Wait for it to end."""
         return self.process.wait(LIMIT_SECONDS)
 
+    def reload(self) -> None:
+        """Ask it to read the configuration now."""
+        self.process.send_signal(signal.SIGHUP)
+
     def freeze(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
 
@@ -147,8 +151,11 @@ class Fleet:
             "jobs": dict(jobs),
             **sections,
         }
-        # JSON is YAML.
-        self.config_path.write_text(json.dumps(self._config, indent=1))
+        self.config_path.write_text(self.text(jobs))
+
+    def text(self, jobs: Mapping[str, Any]) -> str:
+        """Return the configuration with these jobs."""
+        return json.dumps({**self._config, "jobs": dict(jobs)}, indent=1)  # JSON is YAML
 
     def start(self, count: int = 1, environment: Mapping[str, str] | None = None) -> list[Replica]:
         """Start replicas; return them when each has found its place.

@@ -18,22 +18,10 @@ import pytest
 from scheduler_service.context import Stopping
 from scheduler_service.model import State
 from tests.runner.conftest import Bench
+from tests.runner.process_table import alive, children, marked, none_outlives, number_in
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-def alive(process_id: int) -> bool:
-    """Whether a process is there and not merely waiting to be reaped."""
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def number_in(file: Path) -> int:
-    wait_until(lambda: file.exists() and file.read_text().endswith("\n"))
-    return int(file.read_text())
 
 
 def script(folder: Path, source: str) -> tuple[str, ...]:
@@ -334,12 +322,6 @@ def test_nothing_is_left_behind_by_a_thousand_runs(bench: Bench):
     assert (threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), children()) == before
 
 
-def children() -> int:
-    """How many children this process has, zombies included."""
-    tasks = Path("/proc/self/task").iterdir()
-    return sum(len((task / "children").read_text().split()) for task in tasks)
-
-
 # --- the replica dies
 
 
@@ -373,9 +355,8 @@ threading.Event().wait()
 def instance() -> Iterator[str]:
     """A name that marks processes; none of them outlives the test."""
     name = f"web-{uuid.uuid4().hex}"
-    yield name
-    for process_id in marked(name):
-        os.kill(process_id, signal.SIGKILL)
+    with none_outlives(f"SCHEDULER_INSTANCE={name}"):
+        yield name
 
 
 def start_replica(folder: Path, instance: str, count: int, command: str) -> subprocess.Popen[str]:
@@ -390,25 +371,13 @@ def start_replica(folder: Path, instance: str, count: int, command: str) -> subp
     return replica
 
 
-def marked(instance: str) -> list[int]:
-    """Return the processes that were started for runs of `instance`."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and f"SCHEDULER_INSTANCE={instance}".encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return [process_id for process_id in found if alive(process_id)]
-
-
 def test_commands_do_not_outlive_a_replica_that_is_killed(tmp_path: Path, instance: str):
     command = f"trap '' TERM HUP; sleep 601 & echo $! > {tmp_path}/child; sleep 602"
     with start_replica(tmp_path, instance, 1, command) as replica:
         child = number_in(tmp_path / "child")
         assert alive(child)
         replica.kill()
-    wait_until(lambda: not marked(instance))
+    wait_until(lambda: not marked(f"SCHEDULER_INSTANCE={instance}"))
     assert not alive(child)
 
 
@@ -416,6 +385,6 @@ def test_commands_do_not_outlive_a_replica_that_is_killed(tmp_path: Path, instan
 def test_no_moment_of_starting_a_command_is_unguarded(tmp_path: Path, instance: str, trial: int):
     # Each command starts and lives on for ever in one of two cases; the replica dies while many are starting.
     with start_replica(tmp_path, instance, 8, "test $(($$ % 2)) = 0 || exec sleep 603") as replica:
-        wait_until(lambda: len(marked(instance)) >= 2 + trial)
+        wait_until(lambda: len(marked(f"SCHEDULER_INSTANCE={instance}")) >= 2 + trial)
         replica.kill()
-    wait_until(lambda: not marked(instance))
+    wait_until(lambda: not marked(f"SCHEDULER_INSTANCE={instance}"))

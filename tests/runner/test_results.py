@@ -313,3 +313,82 @@ def test_a_crash_of_the_thread_is_handed_on():
     results.add(an_attempt(1), DONE)
     assert done.wait(PATIENCE_SECONDS)
     assert [(name, str(error)) for name, error in crashed] == [("results", "a mistake of ours")]
+
+
+# --- a second result of the same attempt
+
+STUCK = Outcome(State.TIMED_OUT, 5.0, "timed out after 5s", returned=False)
+BACK = Outcome(State.TIMED_OUT, 5.0, "timed out after 5s", output="at last")
+
+
+class Sequel(Store):
+    """A store that takes several results of an attempt, and may be interrupted while it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, bool]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def finish(self, finished: Sequence[Finished]) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        self.written.clear()
+        super().finish(finished)
+        self.rows += [(one.attempt.id, one.outcome.returned) for one in finished]
+
+
+@pytest.fixture
+def sequel() -> tuple[World, Sequel]:
+    world = World()
+    world.store = store = Sequel()
+    world.results = Results(store.finish, events=world.told.events, clock=world.clock)
+    return world, store
+
+
+def test_the_second_takes_the_place_of_a_first_that_still_waits(sequel: tuple[World, Sequel]):
+    world, store = sequel
+    world.add(1, 2, outcome=STUCK)
+    world.add(1, outcome=BACK)
+    world.step(2)
+    assert store.rows == [(1, True), (2, False)]
+    assert world.results.pending_count == 0
+
+
+def test_the_second_follows_a_first_that_is_being_written(sequel: tuple[World, Sequel]):
+    world, store = sequel
+    store.meanwhile = lambda: world.add(1, outcome=BACK)
+    world.add(1, 2, outcome=STUCK)
+    world.step()
+    assert world.results.pending_count == 1
+    world.step(2)
+    assert store.rows == [(1, False), (2, False), (1, True)]
+    assert world.results.pending_count == 0
+
+
+def test_the_second_is_not_lost_when_the_first_is_written_without_its_words(sequel: tuple[World, Sequel]):
+    world, store = sequel
+
+    def refuse(one: Finished) -> Exception | None:
+        if one.outcome.error is None:
+            return None
+        if not one.outcome.returned:
+            store.meanwhile = lambda: world.add(1, outcome=BACK)
+        return StoreConflict("the words are too bad")
+
+    store.refuse = refuse
+    world.add(1, outcome=STUCK)
+    world.step(6)
+    assert store.rows == [(1, False), (1, True)]
+    assert world.results.pending_count == 0
+
+
+def test_the_second_waits_through_an_outage_in_which_the_first_may_have_been_written(sequel: tuple[World, Sequel]):
+    world, store = sequel
+    store.down = StoreUnavailable("the answer is lost")
+    world.add(1, outcome=STUCK)
+    world.step(3)
+    world.add(1, outcome=BACK)
+    store.down = None
+    world.step(2)
+    assert store.rows == [(1, True)]
+    assert world.results.pending_count == 0

@@ -436,3 +436,59 @@ def test_with_a_real_runner_what_a_job_does_ends_no_worker(bench: Bench):
         workers.submit(an_attempt(number, sent=BootClock().monotonic()), a_job(run="tidy:main", args=(what,)))
         wait_until(lambda: workers.free_count == 1)
     assert [outcome.state for outcome in writer.taken.values()] == [State.FAILED] * 3 + [State.SUCCEEDED]
+
+
+# --- tried again, and processes of their own
+
+
+def test_a_failure_that_is_tried_again_is_no_alarm():
+    world = World()
+    world.jobs.outcome = Outcome(State.FAILED, 0.5, "exit code 3", 3, retry_seconds=10.0)
+    world.submit(1)
+    world.jobs.let_go(1)
+    world.ended()
+    assert world.told.names() == ["run_started", "run_retrying"]
+    told = world.told.fields("run_retrying")[0]
+    assert (told["state"], told["error"], told["exit_code"], told["retry_seconds"]) == (
+        "failed",
+        "exit code 3",
+        3,
+        10.0,
+    )
+
+
+def test_an_attempt_in_a_process_takes_a_worker_and_a_process():
+    world = World(threads=3, processes=1)
+    own = a_job(run="tidy:main", isolation="process")
+    assert (world.workers.free_count, world.workers.free_process_count) == (3, 1)
+    world.workers.submit(an_attempt(1, sent=world.clock.now), own)
+    assert (world.workers.free_count, world.workers.free_process_count) == (2, 0)
+    with pytest.raises(ValueError, match="no process is free for attempt 2: ask free_process_count"):
+        world.workers.submit(an_attempt(2, sent=world.clock.now), own)
+    world.submit(3)
+    world.jobs.let_go(1)
+    wait_until(lambda: world.workers.free_process_count == 1)
+    world.workers.submit(an_attempt(4, sent=world.clock.now), own)
+    assert (world.workers.free_count, world.workers.free_process_count) == (1, 0)
+    world.jobs.let_all_go()
+    wait_until(lambda: (world.workers.free_count, world.workers.free_process_count) == (3, 1))
+
+
+def test_where_no_worker_is_free_no_process_is():
+    world = World(threads=1, processes=4)
+    world.submit(1)
+    assert world.workers.free_process_count == 0
+    world.jobs.let_all_go()
+
+
+def test_an_attempt_that_is_given_back_gives_its_process_back():
+    world = World(threads=1, processes=1, answers=[False])
+    world.workers.submit(an_attempt(1, sent=world.clock.now - 7.5), a_job(run="tidy:main", isolation="process"))
+    world.told.wait_for("attempt_returned")
+    wait_until(lambda: world.workers.free_process_count == 1)
+
+
+@pytest.mark.parametrize("processes", [0, -1])
+def test_no_processes_are_no_pool(processes: int):
+    with pytest.raises(ValueError, match="at least 1 is needed"):
+        World(processes=processes)

@@ -49,7 +49,7 @@ def outcome(name: str) -> str:
 
 def understood(config: Config) -> list[str]:
     """Return what was understood, one setting a line."""
-    lines = []
+    lines = [f"file: {shown(path)}" for path in config.files[1:]]
     for name, model in SECTIONS.items():
         lines += different(name, getattr(config, name), model())
     for job in config.jobs:

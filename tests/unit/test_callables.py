@@ -6,6 +6,7 @@ import inspect
 import itertools
 import logging
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -50,6 +51,44 @@ def test_a_function_is_found_in_the_jobs_folder(jobs):
     folder = jobs({"cleanup.py": "def prune(): return __name__\n"})
     assert find("cleanup:prune", folder)() == "jobs.cleanup"
     assert find("jobs.cleanup:prune", folder) is find("cleanup:prune", folder)
+
+
+def test_a_loaded_function_is_found_while_another_module_takes_long_to_load(jobs):
+    folder = jobs(
+        {
+            "quick.py": "def main(): ...\n",
+            "slow.py": "import quick_or_not\ndef main(): ...\n",
+        }
+    )
+    quick = find("quick:main", folder)
+    loading, go_on = threading.Event(), threading.Event()
+    in_time = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "quick_or_not":
+                loading.set()
+                in_time.append(go_on.wait(30))
+
+    sys.meta_path.insert(0, Finder)
+    thread = threading.Thread(target=lambda: refusal("slow:main", folder))
+    thread.start()
+    try:
+        assert loading.wait(30)
+        assert find("quick:main", folder) is quick
+    finally:
+        go_on.set()
+        thread.join()
+        sys.meta_path.remove(Finder)
+    assert in_time == [True]
+
+
+def test_a_loaded_function_stays_although_its_file_is_away(jobs):
+    folder = jobs({"cleanup.py": "def prune(): ...\n"})
+    prune = find("cleanup:prune", folder)
+    (folder / "cleanup.py").unlink()
+    assert find("cleanup:prune", folder) is prune
 
 
 def test_the_jobs_folder_shadows_nothing(jobs):

@@ -62,9 +62,10 @@ def test_problems_come_in_order_of_position_and_show_no_secret():
             with pytest.raises(ConfigError) as caught:
                 load(config_golden.FOLDER / f"{name}.yaml", config_golden.ENVIRON)
             assert "s3cret" not in str(caught.value)
-            places = [(problem.line, problem.column) for problem in caught.value.problems]
+            files = [str(path) for path in caught.value.files]
+            places = [(files.index(p.file), p.line, p.column) for p in caught.value.problems]
             assert places == sorted(places)
-            assert all(line >= 1 for line, _ in places)
+            assert all(line >= 1 for _, line, _ in places)
 
 
 def test_the_example_of_the_design_is_answered_line_by_line(write):
@@ -118,32 +119,28 @@ def test_a_byte_order_mark_and_the_line_ends_of_windows_do_not_matter(write):
     ]
 
 
-def test_whatever_a_file_holds_the_answer_is_a_config_or_problems(write):
+PIECES = (*"\n\t :-#[]{}'\"&*!|>%@`?,$~<=5", "\n  ", ": ", "- ", "<<: *a", "${", "${X}", "null", "true", "\ufeff",
+          "\u2028", "? ", "\\x")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [("config.yaml", "valid_*.yaml", "*.yaml"), ("included.yaml", "include/valid/*.yaml", "include/wrong/*.yaml")],
+)
+def test_whatever_a_file_holds_the_answer_is_a_config_or_problems(write, name, right, wrong):
+    main = write("version: 1\ninclude: included.yaml\n")
+    texts = [[path.read_text(encoding="utf-8") for path in config_golden.FOLDER.glob(glob)] for glob in (right, wrong)]
+    texts = [sorted(text for text in some if len(text) < 700) for some in texts]
     chance = random.Random(1)
-    texts = [(config_golden.FOLDER / f"{name}.yaml").read_text(encoding="utf-8") for name in config_golden.names()]
-    pieces = [
-        *"\n\t :-#[]{}'\"&*!|>%@`?,$~<=5",
-        "\n  ",
-        ": ",
-        "- ",
-        "<<: *a",
-        "${",
-        "${X}",
-        "null",
-        "true",
-        "\ufeff",
-        "\u2028",
-        "? ",
-        "\\x",
-    ]
     outcomes = set()
     for _ in range(300):
-        text = chance.choice([text for text in texts if len(text) < 700])
+        text = chance.choice(chance.choice(texts))
         for _ in range(chance.randint(1, 4)):
             start = chance.randrange(len(text) + 1)
-            text = text[:start] + chance.choice(pieces) + text[start + chance.choice((0, 0, 1, 5)) :]
+            text = text[:start] + chance.choice(PIECES) + text[start + chance.choice((0, 0, 1, 5)) :]
+        write(text, name)
         try:
-            outcomes.add(type(load(write(text), config_golden.ENVIRON)))
+            outcomes.add(type(load(main, config_golden.ENVIRON)))
         except ConfigError as error:
             outcomes.add(ConfigError)
             assert error.problems  # noqa: PT017  # any number of files are wrong, each in its own way

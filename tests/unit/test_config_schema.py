@@ -95,7 +95,7 @@ def is_of(value: Any, name: str) -> bool:
 
 def test_the_schema_is_plain_json_and_describes_every_setting():
     assert json.loads(json.dumps(SCHEMA)) == SCHEMA
-    assert set(SCHEMA["properties"]) == {"version", *SECTIONS, "defaults", "jobs"}
+    assert set(SCHEMA["properties"]) == {"version", "include", *SECTIONS, "defaults", "jobs"}
     described = [*SCHEMA["properties"].values(), SCHEMA["$defs"]["job"]]
     for part in described:
         assert part["description"]
@@ -119,7 +119,8 @@ def test_what_the_service_accepts_follows_the_schema(name):
     "name",
     ["keys_unknown", "keys_of_other_tools", "values_booleans", "values_durations", "values_sizes", "values_numbers",
      "values_words", "values_references", "values_commands", "values_sections", "relation_schedule_count",
-     "relation_what_count", "defaults_hold_policies_only", "version_missing", "version_quoted", "jobs_missing"],
+     "relation_what_count", "defaults_hold_policies_only", "version_missing", "version_quoted", "jobs_missing",
+     "include_map", "include_wrong"],
 )  # fmt: skip
 def test_what_an_editor_can_see_to_be_wrong_does_not_follow_the_schema(name):
     assert faults(as_the_service_reads_it(config_golden.FOLDER / f"{name}.yaml"), SCHEMA)
@@ -155,6 +156,16 @@ def test_the_example_runs_as_it_stands():
 
 def test_the_example_follows_the_schema():
     assert faults(as_the_service_reads_it(EXAMPLE), SCHEMA) == []
+
+
+def test_the_example_shows_how_to_include_files(tmp_path):
+    text = EXAMPLE.read_text(encoding="utf-8")
+    (tmp_path / "jobs.d").mkdir()
+    (tmp_path / "jobs.d" / "more.yaml").write_text("version: 1\njobs: {more: {command: x, every: 5m}}\n")
+    (tmp_path / "config.yaml").write_text(text.replace("\n# include:", "\ninclude:"))
+    assert [job.id for job in load(tmp_path / "config.yaml", {}).jobs][-1] == "more"
+    for name in ("config.yaml", "jobs.d/more.yaml"):
+        assert faults(as_the_service_reads_it(tmp_path / name), SCHEMA) == []
 
 
 @pytest.mark.parametrize("section", SECTIONS)

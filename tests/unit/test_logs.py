@@ -333,6 +333,13 @@ def test_every_lost_attempt_is_named():
     assert shown.take() == [("attempt_lost", 0)] * 3
 
 
+def test_each_wrong_edit_is_told_though_only_the_line_differs():
+    shown = Shown()
+    for line in range(3):
+        shown.admit("config_rejected", ERROR, hash="abc", error=f"config.yaml:{line}:1  jobs: …")
+    assert shown.take() == [("config_rejected", 0)] * 3
+
+
 def test_transitions_and_what_jobs_write_are_never_folded():
     shown = Shown()
     for _ in range(3):

@@ -151,3 +151,64 @@ def test_disarmed_is_silent(world: World) -> None:
         world.turn()
         assert world.due == []
         assert [event.name for event in world.told] == ["timetable_armed", "timetable_disarmed"]
+
+
+def test_only_the_timers_of_changed_jobs_are_set_anew(world: World) -> None:
+    before = [spec(), spec(id="b"), spec(id="c"), spec(id="d")]
+    after = [
+        spec(kwargs={"other": "arguments"}),
+        spec(id="b", schedule=schedules.every(TEN / 2)),
+        spec(id="c", enabled=False),
+        spec(id="e"),
+    ]
+    with freeze_time(NOON + TEN / 4) as wall:
+        world.clock.now = 2.5
+        world.timetable.arm(before, 1)
+        world.timetable.rearm(before, after)
+        # What came due under their former schedules is settled; of a job that is gone nothing can be.
+        assert sorted(job_id for job_id, _ in world.due) == ["b", "c", "e"]
+        world.due.clear()
+        told = []
+        for _ in range(2):
+            wall.tick(TEN / 2)
+            world.clock.now += 5
+            world.turn()
+            told.append(sorted(world.due))
+            world.due.clear()
+    assert told == [
+        [("b", NOON + TEN / 2)],
+        [("a", NOON + TEN), ("b", NOON + TEN), ("e", NOON + TEN)],
+    ]
+
+
+def test_a_tick_that_comes_due_while_timers_are_set_anew_is_not_overlooked(world: World) -> None:
+    yearly = schedules.cron("0 12 5 5 *")
+    half_a_second = timedelta(seconds=0.5)
+    with freeze_time(NOON + half_a_second):
+        world.clock.now = 0.5
+        world.timetable.arm([], 1)
+        world.timetable.rearm([], [spec(schedule=yearly)])
+        world.turn()
+    assert ("a", NOON) in world.due
+
+
+def test_timers_that_are_not_set_are_not_set_anew(world: World) -> None:
+    with freeze_time(NOON):
+        world.timetable.rearm([], [spec()])
+        assert world.due == []
+        assert world.turn() < 1.0
+
+
+def test_all_timers_begin_at_the_same_moment(world: World) -> None:
+    with freeze_time(NOON + TEN / 2) as wall:
+        add = world.timetable._loop.add_job
+
+        def slowly(*arguments: object, **settings: object) -> object:
+            wall.tick(TEN)
+            world.clock.now += 10
+            return add(*arguments, **settings)
+
+        world.timetable._loop.add_job = slowly
+        world.timetable.arm([spec(id=name) for name in "abc"], 1)
+        world.turn()
+    assert {job_id for job_id, _ in world.due} == set("abc")

@@ -124,6 +124,11 @@ class History:
             jobs = self._jobs(connection, job_id)
         return jobs[0] if jobs else None
 
+    def leader(self) -> Leader | None:
+        """Read who leads; None if nobody does."""
+        with self._database.connect() as connection:
+            return self._leader(connection, _now(connection))
+
     def row_at(self, job_id: str, moment: datetime) -> RunRow | None:
         """Read the row whose tick is `moment`, or the range that reaches over it."""
         query = (
@@ -147,7 +152,12 @@ class History:
         decided_against = (State.MISSED.value, State.SKIPPED.value)
         return self._neighbour(
             job_id,
-            and_(run.c.scheduled_at > moment, run.c.scheduled_at <= limit, run.c.state.not_in(decided_against)),
+            and_(
+                run.c.kind != Kind.MANUAL.value,
+                run.c.scheduled_at > moment,
+                run.c.scheduled_at <= limit,
+                run.c.state.not_in(decided_against),
+            ),
             run.c.scheduled_at,
         )
 
@@ -171,10 +181,7 @@ class History:
 
     def _neighbour(self, job_id: str, condition: ColumnElement[bool], order: Any) -> RunRow | None:
         query = (
-            _runs()
-            .where(run.c.lock_id == self._lock_id, run.c.job_id == job_id, run.c.kind != Kind.MANUAL.value, condition)
-            .order_by(order)
-            .limit(1)
+            _runs().where(run.c.lock_id == self._lock_id, run.c.job_id == job_id, condition).order_by(order).limit(1)
         )
         with self._database.connect() as connection:
             found = connection.execute(query).mappings().first()
@@ -247,11 +254,17 @@ class History:
             .where(run.c.lock_id == self._lock_id, run.c.state == State.RUNNING.value)
             .group_by(run.c.job_id)
         )
+        held = (
+            select(run.c.job_id, func.count())
+            .where(run.c.lock_id == self._lock_id, run.c.slot_held, run.c.state != State.RUNNING.value)
+            .group_by(run.c.job_id)
+        )
         if job_id is not None:
             query = query.where(job_state.c.job_id == job_id)
-            counts = counts.where(run.c.job_id == job_id)
+            counts, held = (one.where(run.c.job_id == job_id) for one in (counts, held))
         running = {row[0]: int(row[1]) for row in connection.execute(counts)}
-        return [_job_row(row, running) for row in connection.execute(query).mappings()]
+        stuck = {row[0]: int(row[1]) for row in connection.execute(held)}
+        return [_job_row(row, running, stuck) for row in connection.execute(query).mappings()]
 
 
 def _now(connection: Connection) -> datetime:
@@ -282,13 +295,18 @@ def _runs() -> Select[Any]:
         run.c.decided_at,
         run.c.decided_by,
         run.c.attempt,
+        run.c.requested_by,
+        run.c.request_key,
+        run.c.arguments,
         run.c.cancel_requested_at,
+        run.c.cancel_requested_by,
         run_attempt.c.term,
         run_attempt.c.instance_id,
         run_attempt.c.started_at,
         run_attempt.c.finished_at,
         run_attempt.c.exit_code,
         run_attempt.c.error,
+        run_attempt.c.peak_memory_bytes,
     ).outerjoin(run_attempt, and_(run_attempt.c.run_id == run.c.id, run_attempt.c.attempt == run.c.attempt))
 
 
@@ -316,12 +334,13 @@ def _attempt_row(row: RowMapping) -> AttemptRow:
         error=row["error"],
         exit_code=row["exit_code"],
         result=row["result"],
+        peak_memory_bytes=row["peak_memory_bytes"],
         output=row["output"],
         output_truncated=bool(row["truncated"]),
     )
 
 
-def _job_row(row: RowMapping, running: Mapping[str, int]) -> JobRow:
+def _job_row(row: RowMapping, running: Mapping[str, int], stuck: Mapping[str, int]) -> JobRow:
     pause = None
     if row["paused_at"] is not None:
         pause = Pause(row["paused_at"], row["paused_until"], row["paused_by"], row["pause_reason"])
@@ -338,6 +357,7 @@ def _job_row(row: RowMapping, running: Mapping[str, int]) -> JobRow:
         present_at=row["present_at"],
         pause=pause,
         running_count=running.get(row["job_id"], 0),
+        stuck_count=stuck.get(row["job_id"], 0),
         last=last,
     )
 

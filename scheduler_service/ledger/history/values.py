@@ -8,6 +8,8 @@ from datetime import datetime
 from scheduler_service.model import Kind, Reason, State
 from scheduler_service.schedule import Schedule, parse
 
+REPLACES = ", which replaces it"  # so ends `cancel_requested_by` where no person asked, but a newer tick
+
 
 @dataclass(frozen=True, slots=True)
 class Leader:
@@ -53,6 +55,10 @@ class Pause:
     by: str | None
     reason: str | None
 
+    def over(self, now: datetime) -> bool:
+        """Return whether it has ended at `now`; the row keeps it until a leader has settled it."""
+        return self.until is not None and self.until <= now
+
     def holds(self, moment: datetime) -> bool:
         """Return whether a tick at `moment` falls into the pause."""
         return moment > self.at and (self.until is None or moment <= self.until)
@@ -80,14 +86,19 @@ class JobRow:
     accountable_from: datetime
     settled_until: datetime
     present_at: datetime  # when a leader last had it in its configuration
-    pause: Pause | None = None
+    pause: Pause | None = None  # perhaps over already, see `paused`
     running_count: int = 0
+    stuck_count: int = 0  # runs that are over but whose code goes on and holds its slot
     last: LastRun | None = None
 
     @property
     def schedule(self) -> Schedule:
         """The schedule under which it is settled."""
         return parse(self.canonical, self.timezone)
+
+    def paused(self, now: datetime) -> Pause | None:
+        """Return the pause that holds at `now`."""
+        return None if self.pause is None or self.pause.over(now) else self.pause
 
     def next_tick(self, now: datetime) -> datetime | None:
         """Return the next tick that may run, or None if none comes: disabled, paused without end, or over."""
@@ -135,13 +146,29 @@ class RunRow:
     decided_at: datetime
     decided_by: str | None
     attempt: int  # how often it was started
+    requested_by: str | None = None  # of a triggered run
+    request_key: str | None = None
+    arguments: str | None = None  # JSON
     cancel_requested_at: datetime | None = None
+    cancel_requested_by: str | None = None
     term: int | None = None
     instance_id: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     exit_code: int | None = None
     error: str | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def replaced_by(self) -> str | None:
+        """Which tick took its place (overlap 'replace'), for a person; None if no tick asked for its end."""
+        by = self.cancel_requested_by or ""
+        return by.removesuffix(REPLACES) if by.endswith(REPLACES) else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still waits or runs."""
+        return self.state in (State.WAITING, State.RUNNING)
 
     @property
     def delay_seconds(self) -> float | None:
@@ -168,6 +195,7 @@ class AttemptRow:
     error: str | None
     exit_code: int | None
     result: str | None
+    peak_memory_bytes: int | None
     output: str | None
     output_truncated: bool
 

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from scheduler_service.ledger.history.reading import History
-from scheduler_service.ledger.history.values import JobRow, RunRow
+from scheduler_service.ledger.history.values import AttemptRow, JobRow, RunRow
 from scheduler_service.model import Kind, Reason, State
 from scheduler_service.schedule import Schedule
 
 MICROSECOND = timedelta(microseconds=1)
 LOOK_BACK = timedelta(days=366 * 8)  # 29 February is that far from the next, at most
 PROMPT_SECONDS = 1.0  # a leader at work decides a tick within
+SHOWN_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,11 @@ def _explain_unsettled(job: JobRow, moment: datetime, now: datetime) -> str:
     if not job.enabled:
         return "The job is disabled: its ticks are not decided."
     if job.pause is not None and job.pause.holds(moment):
-        until = f"until {_about(job.pause.until)}" if job.pause.until is not None else "until it is resumed"
-        return f"The job is paused since {_about(job.pause.at)}, {until}: the tick will be skipped."
+        pause = job.pause
+        until = f"until {_about(pause.until)}" if pause.until is not None else "until it is resumed"
+        by = f" by {pause.by}" if pause.by is not None else ""
+        reason = f" ({pause.reason})" if pause.reason is not None else ""
+        return f"The job is paused since {_about(pause.at)}{by}{reason}, {until}: the tick will be skipped."
     if moment > now:
         return f"The tick comes in {_span((moment - now).total_seconds())}."
     return (
@@ -105,45 +109,78 @@ def _explain_row(history: History, row: RunRow, moment: datetime) -> str:
     text = ""
     if row.kind is Kind.CATCH_UP:
         text = f"The tick was missed at first ({_absence(history, row, moment)}) and caught up with. "
-    if row.state is State.WAITING:
-        return text + _explain_waiting(row)
-    return text + _explain_run(row)
+    text += _earlier_attempts(history, row)
+    return text + (_explain_waiting(row) if row.state is State.WAITING else _explain_run(row))
 
 
 def _explain_waiting(row: RunRow) -> str:
     waits_for = {
-        Reason.RETRY: "It failed and waits for its next attempt",
-        Reason.RERUN: "Its replica died, and it waits to be run again",
+        Reason.RETRY: "It waits to be tried again",
+        Reason.RERUN: "It waits to be run again (on_crash 'rerun')",
         Reason.REQUESTED: "It was asked for and waits to be started",
     }
     start = waits_for.get(row.reason or Reason.QUEUED, "It was decided to run and waits to be started")
     return f"{start}: due at {_iso(row.due_at)}, as soon as a worker, and the job's earlier run, leave room."
 
 
+def _earlier_attempts(history: History, row: RunRow) -> str:
+    """Say why a run is started more than once."""
+    last = row.attempt if row.state is State.WAITING else row.attempt - 1
+    found = history.run(row.id) if last > 0 else None
+    if found is None:
+        return ""
+    ends = [
+        f"attempt {one.attempt} {'was lost with its replica' if one.state is State.LOST else _ending(one)}"
+        for one in found[1]
+        if one.attempt <= last
+    ]
+    if len(ends) > SHOWN_ATTEMPTS:
+        ends = [f"{len(ends) - SHOWN_ATTEMPTS} attempts came before", *ends[-SHOWN_ATTEMPTS:]]
+    text = ", then ".join(ends)
+    return f"{text[:1].upper()}{text[1:]}. " if text else ""
+
+
 def _explain_run(row: RunRow) -> str:
     if row.started_at is None:
-        return "It was cancelled before it began."
+        return f"It was cancelled before it began{_on_request(row)}."
     delay = _span(max(0.0, row.delay_seconds or 0.0))
     begun = f"on {row.instance_id} at {_about(row.started_at)}, {delay} after it was due"
     attempt = f" (attempt {row.attempt})" if row.attempt > 1 else ""
     if row.state is State.RUNNING:
-        return f"It runs{attempt} since it was started {begun}."
+        asked = f", and was asked to stop{_on_request(row)}" if row.cancel_requested_at is not None else ""
+        return f"It runs{attempt} since it was started {begun}{asked}."
     if row.state is State.LOST:
         return (
             f"It was started{attempt} {begun}, and its replica was not heard of again: it was marked lost, "
             "and whether it did its work is not known."
         )
-    took = f"after {_span(row.duration_seconds)}" if row.duration_seconds is not None else "at an unknown time"
-    ended = {
+    cancelled = _on_request(row) if row.state is State.CANCELLED else ""
+    return f"It was started{attempt} {begun}, and {_ending(row)}{cancelled}."
+
+
+def _ending(one: RunRow | AttemptRow) -> str:
+    """Say how an attempt ended; of a run, how its newest one did."""
+    took = f"after {_span(one.duration_seconds)}" if one.duration_seconds is not None else "at an unknown time"
+    endings = {
         State.SUCCEEDED: f"ended well {took}",
-        State.FAILED: f"failed {took}{_cause(row)}",
         State.TIMED_OUT: f"was stopped by its time-out {took}",
         State.CANCELLED: f"was cancelled {took}",
-    }[row.state]
-    return f"It was started{attempt} {begun}, and {ended}."
+    }
+    return endings.get(one.state, f"failed {took}{_cause(one)}")
+
+
+def _on_request(row: RunRow) -> str:
+    by = row.cancel_requested_by
+    if row.cancel_requested_at is None or by is None:
+        return ""
+    if row.replaced_by is not None:
+        return f": it was replaced by {row.replaced_by} (overlap 'replace')"
+    return f" because {by} asked for it at {_about(row.cancel_requested_at)}"
 
 
 def _explain_missed(history: History, row: RunRow, moment: datetime) -> str:
+    if (replaced := _replaced(history, row, moment)) is not None:
+        return replaced
     late = _span((row.decided_at - moment).total_seconds())
     explain: dict[Reason | None, Callable[[], str]] = {
         Reason.COALESCED: lambda: _folded(history, row, moment),
@@ -153,6 +190,19 @@ def _explain_missed(history: History, row: RunRow, moment: datetime) -> str:
     }
     rule = explain.get(row.reason, lambda: f"reason: {row.reason}.")()
     return f"The tick was missed: {_absence(history, row, moment)}; {rule}"
+
+
+def _replaced(history: History, row: RunRow, moment: datetime) -> str | None:
+    """Say which tick took the place of one that waited for the run that it was to replace; None if none did."""
+    other = history.run_at_work(row.job_id, moment)
+    if row.reason is not Reason.COALESCED or other is None or other.replaced_by is None:
+        return None
+    into = history.run_after(row.job_id, moment, row.decided_at)
+    newer = f"the tick of {_iso(into.scheduled_at)}, which is run {into.id}," if into is not None else "a newer tick"
+    return (
+        f"The tick came while run {other.id} went on, waited for its end, and was missed because {newer} took its "
+        "place (overlap 'replace')."
+    )
 
 
 def _folded(history: History, row: RunRow, moment: datetime) -> str:
@@ -166,9 +216,13 @@ def _explain_skipped(history: History, row: RunRow) -> str:
     if row.reason is Reason.PAUSED:
         return "The tick was skipped because the job was paused."
     if row.reason is Reason.QUEUE_LIMIT:
-        return "The tick was skipped because as many runs as the job's queue_limit waited already."
+        return "The tick was skipped because as many runs as the job's queue_limit waited already (overlap 'queue')."
     other = history.run_at_work(row.job_id, row.due_at)
-    still = f"run {other.id}, of the tick of {_iso(other.scheduled_at)}," if other is not None else "an earlier run"
+    still = "an earlier run"
+    if other is not None and other.kind is Kind.MANUAL:
+        still = f"run {other.id}, which {other.requested_by or 'somebody'} asked for,"
+    elif other is not None:
+        still = f"run {other.id}, of the tick of {_iso(other.scheduled_at)},"
     return f"The tick was skipped because {still} was not over when it came due (overlap 'skip')."
 
 
@@ -193,7 +247,7 @@ def _absence(history: History, row: RunRow, moment: datetime) -> str:
     return f"{decided} (as when the database does not answer)"
 
 
-def _cause(row: RunRow) -> str:
+def _cause(row: RunRow | AttemptRow) -> str:
     lines = (row.error or "").strip().splitlines()
     if lines:
         return f": {lines[-1].strip()}"

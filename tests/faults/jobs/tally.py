@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 from scheduler_service.context import RunContext
 
@@ -13,12 +14,29 @@ def note(path: str, seconds: float, run: RunContext) -> None:
     _append(path, run, "end")
 
 
+def note_until_stopped(path: str, seconds: float, run: RunContext) -> None:
+    """Do as `note` does, and break off when asked to."""
+    _append(path, run, "begin")
+    try:
+        if run.stopping.wait(seconds):
+            run.check()
+    finally:
+        _append(path, run, "end")
+
+
+def fail(path: str, seconds: float, run: RunContext) -> None:
+    """Do as `note` does, and fail."""
+    note(path, seconds, run)
+    raise RuntimeError(f"attempt {run.attempt} fails, as it shall")
+
+
 def nothing() -> None:
     """Do nothing."""
 
 
 def _append(path: str, run: RunContext, what: str) -> None:
-    line = f"{run.job} {run.scheduled_at.isoformat()} {run.fence} {run.run_id} {os.getpid()} {what}\n"
+    at = time.clock_gettime(time.CLOCK_BOOTTIME)
+    line = f"{run.job} {run.scheduled_at.isoformat()} {run.fence} {run.run_id} {os.getpid()} {what} {at:.6f}\n"
     # One write to a file that only grows: lines of several processes stay whole and in order.
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:

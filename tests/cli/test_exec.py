@@ -1,0 +1,184 @@
+"""`exec`: one job of the configuration here and now, with nothing recorded."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import PROCESS_SECONDS, Answered, Command, process_environment
+
+CONFIG = """\
+version: 1
+database: {url: "postgresql://nobody@127.0.0.1:9/none"}
+jobs:
+  plain: {run: "tried:plain", manual: true, kwargs: {whom: you}}
+  coroutine: {run: "tried:coroutine", manual: true}
+  command: {command: "echo out; echo err >&2; exit 3", manual: true}
+  slow: {command: "echo begun; sleep 1000 & wait", manual: true}
+  limited: {command: "echo begun; sleep 1000", manual: true, timeout: 200ms, kill_after: 1s}
+  deaf: {run: "tried:deaf", manual: true}
+  chatty: {run: "tried:chatty", manual: true}
+  broken: {run: "tried:broken", manual: true, enabled: false}
+  absent: {run: "tried:absent", manual: true}
+history: {output_limit: 1KiB}
+"""
+TRIED = """\
+import asyncio
+import logging
+import time
+
+from scheduler_service.context import RunContext
+
+
+def plain(whom: str, run: RunContext) -> tuple:
+    print("hello", whom)
+    logging.getLogger("tried").warning("careful")
+    return run.job, run.fence, run.term, run.attempt
+
+
+async def coroutine() -> None:
+    print("begun", flush=True)
+    await asyncio.sleep(1000)
+
+
+def deaf() -> None:
+    print("begun")
+    while True:
+        time.sleep(1)
+
+
+def chatty() -> None:
+    for number in range(5000):
+        print("line", number)
+
+
+def broken() -> None:
+    raise ValueError("not today")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "tried.py").write_text(TRIED)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+class Begun:
+    """A job that goes on."""
+
+    def __init__(self, folder: Path, job: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "scheduler_service", "exec", job],
+            cwd=folder,
+            env=process_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.out, self.err = self.process.stdout, self.process.stderr
+        assert self.out.readline() == "begun\n"  # as it comes, for the job has not ended
+
+    def end(self) -> Answered:
+        out, err = self.process.communicate(timeout=PROCESS_SECONDS)
+        return Answered(self.process.returncode, out, err)
+
+
+@pytest.fixture
+def begin(folder: Path) -> Iterator[list[Begun]]:
+    """Jobs that were begun; none outlives the test."""
+    begun: list[Begun] = []
+    yield begun
+    for one in begun:
+        one.process.kill()
+        one.process.communicate(timeout=PROCESS_SECONDS)
+
+
+def test_a_function_is_run_with_its_arguments_and_what_it_returns_is_shown(process: Command, folder: Path) -> None:
+    answered = process("exec", "plain", folder=folder)
+
+    assert answered.out == "hello you\nWARNING tried: careful\n"
+    (line,) = answered.lines
+    assert line.startswith("plain succeeded after ")
+    assert line.endswith(", returned ('plain', 0, 0, 1)")
+
+
+def test_arguments_of_the_command_line_are_merged_over_the_jobs_own(process: Command, folder: Path) -> None:
+    assert process("exec", "plain", "--arg", "whom=Ann", folder=folder).out.startswith("hello Ann\n")
+
+
+def test_a_command_that_fails_has_its_exit_code_named(process: Command, folder: Path) -> None:
+    answered = process("exec", "command", folder=folder, exit_code=1)
+
+    assert sorted(answered.out.splitlines()) == ["err", "out"]
+    assert answered.lines[-1].startswith("command failed after ")
+    assert answered.lines[-1].endswith(" with exit code 3")
+
+
+def test_a_disabled_job_can_be_tried_and_its_error_is_shown(process: Command, folder: Path) -> None:
+    answered = process("exec", "broken", folder=folder, exit_code=1)
+
+    assert "ValueError: not today" in answered.lines
+    assert 'raise ValueError("not today")' in answered.err
+    assert answered.lines[-1].startswith("broken failed after ")
+
+
+def test_the_whole_of_a_flood_is_shown(process: Command, folder: Path) -> None:
+    answered = process("exec", "chatty", folder=folder)
+
+    assert answered.out.splitlines() == [f"line {number}" for number in range(5000)]
+
+
+def test_the_jobs_time_out_holds(process: Command, folder: Path) -> None:
+    answered = process("exec", "limited", folder=folder, exit_code=1)
+
+    assert answered.out == "begun\n"
+    assert answered.lines[-1].startswith("limited timed out after ")
+
+
+@pytest.mark.parametrize("job", ["coroutine", "slow"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_job_as_a_cancel_would(begin: list[Begun], folder: Path, job: str, number: int) -> None:
+    begin.append(Begun(folder, job))
+    begin[0].process.send_signal(number)
+
+    answered = begin[0].end()
+
+    assert answered.code == 1
+    assert answered.lines[0] == "stopping; once more to stop at once"
+    assert f"stopped: {signal.Signals(number).name} was received" in answered.lines
+    assert answered.lines[-1].startswith(f"{job} cancelled after ")
+
+
+def test_a_second_signal_ends_what_does_not_listen(begin: list[Begun], folder: Path) -> None:
+    begin.append(Begun(folder, "deaf"))
+    begin[0].process.send_signal(signal.SIGINT)
+    assert begin[0].err.readline() == "stopping; once more to stop at once\n"
+    begin[0].process.send_signal(signal.SIGINT)
+
+    assert begin[0].end().code == 130
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["plian"], "error: there is no job 'plian' in config.yaml; did you mean 'plain'?"),
+        (["command", "--arg", "a=1"], "error: command is a command: it takes no arguments"),
+        (["plain", "--args", "[1"], "error: --args is not JSON, such as "),
+        (["absent"], "config.yaml:12:"),
+    ],
+)
+def test_a_mistake_is_one_line(process: Command, folder: Path, words: list[str], line: str) -> None:
+    answered = process("exec", *words, folder=folder, exit_code=2)
+
+    assert answered.out == ""
+    assert len(answered.lines) == 1
+    assert answered.err.startswith(line)
