@@ -9,15 +9,17 @@ from scheduler_service import __version__
 from scheduler_service.config import Config
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.events import Events
+from scheduler_service.forfeits import Forfeits
 from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Ledger, Replica
-from scheduler_service.model import JobSpec, Lease, OnLeadershipLost
+from scheduler_service.model import JobSpec, Lease
 from scheduler_service.testing.moments import SimulatedClock, WakingClock
 from scheduler_service.testing.workers import SimulatedWorkers
 
 FOR_EVER = timedelta(days=36_500)
+HASH = "simulated"  # of every configuration: replicas do not differ
 MOST_ROWS = 10**9
-MOST_STEPS = 100_000  # of a dispatcher at one moment; each settles up to a thousand ticks
+MOST_STEPS = 10_000  # of a dispatcher at one moment; each settles up to a thousand ticks
 
 
 class SimulatedReplica:
@@ -44,7 +46,6 @@ class SimulatedReplica:
         self.cancel_requested = False  # a run of ours was asked to make room
         self._ledger = ledger
         self._reachable = reachable
-        self._specs = {spec.id: spec for spec in config.jobs}
         events = events.bind(instance=self.id)
         sign_in_seconds = config.election.renewal_interval.total_seconds()
         self.dispatcher = Dispatcher(
@@ -57,9 +58,10 @@ class SimulatedReplica:
             sign_in_seconds=sign_in_seconds,
         )
         self.dispatcher.on_replaced = self._replaced
+        self._forfeits = Forfeits(workers, self.dispatcher.open_claims)
         self.housekeeping = Housekeeping(
             ledger=ledger,
-            replica=Replica(self.id, "simulated", number, __version__, "simulated"),
+            replica=Replica(self.id, "simulated", number, __version__, HASH),
             current=self.current,
             workers=workers,
             open_claims=self.dispatcher.open_claims,
@@ -99,16 +101,17 @@ class SimulatedReplica:
 
     def lose_leadership(self) -> None:
         """Lead no more, against our will: jobs that want it stop."""
+        lease = self.lease
         self.retire()
-        for attempt in self.workers.registry().values():
-            if self._specs[attempt.job_id].on_leadership_lost is OnLeadershipLost.CANCEL:
-                self.workers.stop_run(attempt.id, "its replica no longer leads")
+        if lease is not None:
+            self._forfeits.lost(lease.term, "trust_lapsed")
+            self._forfeits.step()
 
     def configure(self, specs: Iterable[JobSpec]) -> None:
         """Take a new set of jobs."""
         specs = tuple(specs)
-        self._specs |= {spec.id: spec for spec in specs}
         self.dispatcher.configure(specs)
+        self.housekeeping.configure(HASH, [spec.id for spec in specs])
 
     def dispatch(self) -> float | None:
         """Do what the leader has to do now; return the seconds until it has more to do by itself, if it has."""

@@ -98,8 +98,10 @@ class Runs:
         specs: Mapping[str, JobSpec],
         spans: Iterable[Span],
         given: Mapping[int, Given],
+        configured: Iterable[str],
         end: datetime,
     ) -> None:
+        self._configured = frozenset(configured)
         self._history = history
         self._specs = specs
         self._spans = tuple(spans)
@@ -248,7 +250,7 @@ class Runs:
                 raise AssertionError(f"the tick of {job} at {iso(moment)} is settled and has no row: a mistake of ours")
             yield Tick(job, moment, row.state.value, row.reason, self._runs.get(row.id))
         state = self._history.job(job)
-        if state is not None and state.enabled and job in self._specs:
+        if state is not None and state.enabled and job in self._configured:
             for moment in state.schedule.between(state.settled_until, self._end):
                 yield Tick(job, moment, UNDECIDED)
 

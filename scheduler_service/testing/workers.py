@@ -34,6 +34,7 @@ class _Going:
     """A run that goes on, and what comes of it when it ends."""
 
     attempt: Attempt
+    spec: JobSpec
     isolated: bool  # it has a process of its own
     ends_at: datetime
     outcome: Outcome
@@ -96,13 +97,18 @@ class SimulatedWorkers:
             outcome = Outcome(State.TIMED_OUT, 0.0, f"not over after {spec.timeout}", retry_seconds=retry)
             if spec.run is None or isolated:
                 returns_at = ends_at  # a process is killed
-        self._going[attempt.id] = _Going(attempt, isolated, ends_at, outcome, returns_at)
+        self._going[attempt.id] = _Going(attempt, spec, isolated, ends_at, outcome, returns_at)
         self._unwritten[attempt.id] = attempt
         self._look_at(ends_at)
 
     def registry(self) -> dict[int, Attempt]:
         """Return the attempts that were taken and are not recorded as ended."""
         return dict(self._unwritten)
+
+    def spec_of(self, attempt_id: int) -> JobSpec | None:
+        """Return the job as it was when a run that goes on was started."""
+        one = self._going.get(attempt_id)
+        return None if one is None else one.spec
 
     def stop_run(self, attempt_id: int, reason: str) -> None:
         """Let a run end now: in a simulation every job obeys at once."""

@@ -51,7 +51,6 @@ class World:
         self._specs: dict[str, JobSpec] = {spec.id: spec for spec in config.jobs}
         self._orders: list[Order] = []
         self._course: Course | None = None
-        self._runs: Runs | None = None
         if calling is not None and calling.frozen:
             Caller.require_freezegun()
 
@@ -200,6 +199,7 @@ class World:
             specs=self._specs,
             spans=self._course.ledger.spans,
             given=self._course.given,
+            configured=[spec.id for spec in self._course.config.jobs],
             end=last,
         )
 
