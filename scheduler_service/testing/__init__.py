@@ -12,9 +12,32 @@ What decides is the service's own code, stepped from event to event; nothing sle
 Same input, same result: neither the machine's clock nor its time zone nor its environment matters.
 """
 
-from scheduler_service.testing.course import OrderError
-from scheduler_service.testing.runs import Run, Runs, Start, Tick
-from scheduler_service.testing.scheduler import Scheduler
-from scheduler_service.testing.world import World
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scheduler_service.testing.course import OrderError
+    from scheduler_service.testing.runs import Run, Runs, Start, Tick
+    from scheduler_service.testing.scheduler import Scheduler
+    from scheduler_service.testing.world import World
 
 __all__ = ["OrderError", "Run", "Runs", "Scheduler", "Start", "Tick", "World"]
+
+_PLACES = {
+    "OrderError": "course",
+    "Run": "runs",
+    "Runs": "runs",
+    "Scheduler": "scheduler",
+    "Start": "runs",
+    "Tick": "runs",
+    "World": "world",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when it is asked for: pytest imports the plugin, and with it this package, at every start.
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

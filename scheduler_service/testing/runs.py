@@ -21,6 +21,18 @@ _NOT_RUN = (State.MISSED, State.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
+class _Words:
+    """How a difference is told."""
+
+    headline: str
+    missing: str
+    surplus: str
+
+
+_RAN = _Words("did not run as expected", "expected to run, and did not", "not expected to run, and did")
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """One start of a run."""
 
@@ -157,7 +169,7 @@ class Runs:
         """Fail unless exactly the ticks `at` began; what was triggered counts with the moment of its trigger."""
         __tracebackhide__ = True
         began = [run.scheduled_at for run in self.of(job) if run.starts]
-        self._compare(job, "run", [read_moment(one) for one in at], began)
+        self._compare(job, _RAN, [read_moment(one) for one in at], began)
 
     def assert_missed(self, job: str, *, at: Iterable[Moment], reason: str | None = None) -> None:
         """Fail unless exactly the ticks `at` were missed; with `reason`, only those missed for it count."""
@@ -191,21 +203,22 @@ class Runs:
             for tick in self.ticks(job)
             if tick.decision == state and (reason is None or tick.reason == reason)
         ]
-        verb = f"be {state}" if reason is None else f"be {state} ({reason})"
-        self._compare(job, verb, [read_moment(one) for one in at], found)
+        word = str(state) if reason is None else f"{state} ({reason})"
+        words = _Words(f"was not {word} as expected", f"expected to be {word}, and was not", f"{word}, unexpectedly")
+        self._compare(job, words, [read_moment(one) for one in at], found)
 
-    def _compare(self, job: str, verb: str, expected: list[datetime], found: list[datetime]) -> None:
+    def _compare(self, job: str, words: _Words, expected: list[datetime], found: list[datetime]) -> None:
         __tracebackhide__ = True
         wanted, there = Counter(expected), Counter(found)
         if wanted == there:
             return
         missing, surplus = sorted((wanted - there).elements()), sorted((there - wanted).elements())
-        lines = [f"{job} did not {verb} as expected:"]
+        lines = [f"{job} {words.headline}:"]
         if missing:
-            lines.append(f"  expected to {verb}, and did not:")
+            lines.append(f"  {words.missing}:")
             lines += _some([f"    {self._told(job, moment)}" for moment in missing])
         if surplus:
-            lines.append(f"  not expected to {verb}, and did:")
+            lines.append(f"  {words.surplus}:")
             lines += _some([f"    {self._told(job, moment)}" for moment in surplus])
         same = sum((wanted & there).values())
         lines.append(f"  as expected: {same} of {len(expected)}")
