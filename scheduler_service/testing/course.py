@@ -48,6 +48,7 @@ class Order:
     at: datetime
     text: str  # what it is, for messages
     happen: Callable[[Course], None]
+    may_be_late: bool = False  # it may lie beyond the end of the simulation
 
 
 class Course:

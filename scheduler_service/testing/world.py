@@ -14,7 +14,6 @@ import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from scheduler_service.config import Config
@@ -190,7 +189,7 @@ class World:
         if self._course is not None:
             raise ValueError("this world has run already: make another one")
         for order in self._orders:
-            if not first <= order.at <= last and not order.text.startswith("the end of"):
+            if not first <= order.at <= last and not order.may_be_late:
                 raise ValueError(f"{order.text} at {iso(order.at)} does not lie between {iso(first)} and {iso(last)}")
         self._course = Course(self._config, self._behaviour, first, self._caller())
         self._course.run(self._orders, last)
@@ -221,10 +220,8 @@ class World:
             raise ValueError(f"the configuration has no job {job!r}; {hint}")
         return job
 
-    def _at(self, text: str, at: Moment, happen: Callable[[Course], None]) -> datetime:
-        moment = up_to_millisecond(read_moment(at))
-        self._orders.append(Order(moment, text, happen))
-        return moment
+    def _at(self, text: str, at: Moment, happen: Callable[[Course], None]) -> None:
+        self._orders.append(Order(up_to_millisecond(read_moment(at)), text, happen))
 
     def _span(
         self,
@@ -238,4 +235,4 @@ class World:
         if last <= first:
             raise ValueError(f"{text} ends at {iso(last)}, which is not after its start, {iso(first)}")
         self._at(text, first, begin)
-        self._at(f"the end of {text}", last, finish)
+        self._orders.append(Order(up_to_millisecond(last), f"the end of {text}", finish, may_be_late=True))
