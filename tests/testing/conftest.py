@@ -9,8 +9,6 @@ import pytest
 
 from scheduler_service.testing import Scheduler
 
-pytest_plugins = ["pytester"]
-
 
 @pytest.fixture
 def worlds(tmp_path: Path) -> Iterator[Scheduler]:
