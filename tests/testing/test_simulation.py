@@ -293,6 +293,14 @@ def test_an_outage_delays_ticks_and_results_and_costs_the_leader_its_term(worlds
     assert "replica-1 was elected at 2026-05-05T12:11:30Z" in runs.why("a", f"{DAY}T12:10Z")
 
 
+def test_a_simulation_may_end_in_an_outage(worlds: Scheduler) -> None:
+    world = worlds.jobs({"a": job(every="5m")})
+    world.database_outage(f"{DAY}T12:07Z", f"{DAY}T13:00Z")
+    runs = world.run(NOON, f"{DAY}T12:10Z")
+    assert decisions(runs) == [("12:05", "succeeded"), ("12:10", "undecided")]
+    assert "is not decided yet" in runs.why("a", f"{DAY}T12:10Z")
+
+
 def test_a_leader_that_dies_in_an_outage_is_followed_when_the_database_is_back(worlds: Scheduler) -> None:
     world = worlds.jobs({"a": job(every="5m", on_crash="rerun")})
     world.takes("a", ["2m"])
