@@ -224,8 +224,7 @@ class Service:
 
     def _start(self, now: datetime) -> None:
         self._results.start()
-        if any(needs_process(spec) for spec in self._config.jobs):
-            self._runner.prepare()
+        self._prepare_processes()
         self._thread("housekeeping", self._housekeeping.run)
         self._thread("dispatcher", self._dispatcher.run)
         self._thread("scheduler", self._timetable.run)
@@ -246,6 +245,10 @@ class Service:
             jobs=len(self._config.jobs),
             **first,
         )
+
+    def _prepare_processes(self) -> None:
+        if any(needs_process(spec) for spec in self._config.jobs):
+            self._runner.prepare()
 
     def _thread(self, name: str, target: Callable[[], None]) -> None:
         def body() -> None:
@@ -312,6 +315,7 @@ class Service:
         self._dispatcher.configure(reloaded.config.jobs)
         if self._lease is not None:  # else the timers are set when we are elected
             self._timetable.rearm(former.jobs, reloaded.config.jobs)
+        self._prepare_processes()
         self._housekeeping.configure(reloaded.config.hash, tuple(spec.id for spec in reloaded.config.jobs))
         news = {"added": reloaded.added, "removed": reloaded.removed, "changed": reloaded.changed}
         told = {name: listed(jobs) for name, jobs in news.items() if jobs}

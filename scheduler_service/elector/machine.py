@@ -84,6 +84,7 @@ class Machine:
         """Be a standby under this name that has heard nothing yet."""
         self.instance_id = instance_id
         self.observation: Observation | None = None
+        self.problem: str | None = None  # why the database gave no answer when it was asked last, for a person
         self._standing = Standing(Role.STANDBY)
         self._revoked = Revocation(0, "", give_back=False)
         self._word = threading.Lock()
@@ -184,6 +185,7 @@ class Machine:
                 return self._round(observation if how is None else None)
             return self._acquire(how)
         except StoreUnavailable as error:
+            self.problem = str(error)
             self._outage.failed(error)
             return self._retry_seconds(self.timing.renewal_seconds)
 
@@ -191,6 +193,7 @@ class Machine:
         sent = self._clock.monotonic()
         observation = self._store.observe()
         self._outage.over()
+        self.problem = None
         self._tell_unguarded()
         former, self.observation = self.observation, observation
         if observation is not None:
@@ -268,6 +271,7 @@ class Machine:
             return False
         self._learn(sent, renewal.database_time)
         self._failures = 0
+        self.problem = None
         lease = replace(lease, trusted_until=self._trust_from(sent), armed=renewal.armed)
         self._standing = Standing(Role.LEADER, lease)
         trust = lease.trusted_until - self._clock.monotonic()
@@ -283,6 +287,7 @@ class Machine:
         lease, now = self._standing.lease or lease, self._clock.monotonic()
         self._standing = Standing(Role.SUSPECT, lease, since=now)
         trust = lease.trusted_until - now
+        self.problem = str(error)
         self._events.emit("leadership_suspect", term=lease.term, error=str(error), trust_seconds=trust)
         return 0.0
 

@@ -7,10 +7,16 @@ from datetime import timedelta
 
 Duration = float | timedelta
 
+_LONGEST_SECONDS = 86_400.0
+
 
 def seconds(duration: Duration) -> float:
-    """Return a duration, in seconds or as a timedelta, in seconds."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    """Return a duration, in seconds or as a timedelta, in seconds; ValueError for what is neither."""
+    if isinstance(duration, timedelta):
+        return duration.total_seconds()
+    if isinstance(duration, bool) or not isinstance(duration, int | float):
+        raise ValueError(f"{duration!r} is no duration: give seconds as a number, or a timedelta")  # noqa: TRY004
+    return float(duration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +33,10 @@ class Timing:
         for field in fields(self):
             value = getattr(self, field.name)
             least = field.name in ("jitter_seconds", "margin_seconds")
-            if not (value >= 0 if least else value > 0):
+            if not (value >= 0 if least else value > 0) or value > _LONGEST_SECONDS:
                 raise ValueError(
-                    f"{_setting(field.name)} is {value:g}s: it must be {'at least' if least else 'over'} 0"
+                    f"{_setting(field.name)} is {value:g}s: it must be {'at least' if least else 'over'} 0, "
+                    "and at most a day"
                 )
         needed = self.renewal_seconds + self.jitter_seconds + 2 * self.attempt_seconds + self.margin_seconds
         if self.lease_seconds < needed - 1e-9:

@@ -27,14 +27,15 @@ KEYS_AT_MOST = 1000
 _VARYING = frozenset({"run", "attempt", "scheduled_at", "until", "count", "duration_seconds", "exit_code"})
 _NAMED_EACH = frozenset(
     {"attempt_lost", "attempt_returned", "result_late", "result_cut", "result_refused", "thread_crashed"}
-    | {"config_rejected", "restart_needed", "module_changed"}
+    | {"config_rejected", "restart_needed", "module_changed", "thread_stuck"}
 )
 _WORDS = frozenset({"error", "message"})  # numbers in them are addresses, sizes, times
-# what ends a failure: the failure's name, and the field that both have in common
+_OF_RUNS = frozenset({"run_failed", "run_retrying"})
+# what ends failures: their names, and the field that both have in common
 _ENDS = {
-    "store_recovered": ("store_unavailable", "part"),
-    "leadership_resumed": ("leadership_suspect", "term"),
-    "run_finished": ("run_failed", "job"),
+    "store_recovered": (frozenset({"store_unavailable"}), "part"),
+    "leadership_resumed": (frozenset({"leadership_suspect"}), "term"),
+    "run_finished": (_OF_RUNS, "job"),
 }
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
@@ -113,17 +114,17 @@ class Repeats:
         self._seen.clear()
         return told
 
-    def _end(self, name: str, field: str, end: Entry) -> list[Entry]:
+    def _end(self, names: frozenset[str], field: str, end: Entry) -> list[Entry]:
         value = end.fields.get(field)
         told = []
         for key, seen in list(self._seen.items()):
-            if seen.entry.name == name and seen.entry.fields.get(field) == value:
+            if seen.entry.name in names and seen.entry.fields.get(field) == value:
                 told += _told(self._seen.pop(key))
         return told
 
 
 def _key(entry: Entry) -> Key:
-    if entry.name == "run_failed":
+    if entry.name in _OF_RUNS:
         # The same mistake has the same last line, though its traceback may differ.
         last = str(entry.fields.get("error", "")).rpartition("\n")[2]
         return entry.name, entry.fields.get("job"), entry.fields.get("state"), _NUMBERS.sub("#", last)

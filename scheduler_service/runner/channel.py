@@ -1,9 +1,10 @@
 """How a replica, the process that watches over a run, and the run's own process speak with each other.
 
     replica                    supervisor                          child
-       |---- RUN, a Request ------->|                                 |
-       |<--- WATCHING --------------|---- fork ---------------------->|
-       |<--- STARTED, its pid ------|                                 |
+       |<--- WATCHING --------------|                                 |
+       |                            |---- fork ---------------------->|
+       |<--- STARTED, its pid ------|<--- STARTED: it has a group ----|
+       |---- RUN, a Request ------->|---- RUN, the same ------------->|
        |<--- BEGAN -------------------------- the function is loaded--|
        |---- ASK, why ------------->|---- why: on the board; SIGTERM->|
        |---- KILL ----------------->|---- SIGKILL to its group ------>|
@@ -20,6 +21,7 @@ import contextlib
 import json
 import mmap
 import pickle
+import select
 import socket
 import struct
 from collections.abc import Mapping
@@ -50,6 +52,12 @@ class Channel:
     def fileno(self) -> int:
         """Return the descriptor, to wait for the next frame."""
         return self._end.fileno()
+
+    def ready(self, seconds: float | None = None) -> bool:
+        """Wait until there is something to receive, at most `seconds`; return whether there is."""
+        poll = select.poll()
+        poll.register(self._end.fileno(), select.POLLIN)
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
 
     def send(self, word: bytes, payload: bytes = b"") -> bool:
         """Send one frame; return False if the other end is gone."""
@@ -139,25 +147,35 @@ class End:
 
     code: int  # its exit code, negative for the signal that ended it
     peak_memory_bytes: int
+    taken: bool  # the child had begun to look at what it should run
     report: Ending | None  # what the child itself said, if it could
 
     def packed(self) -> bytes:
         """Return it as bytes."""
         report = None if self.report is None else _fields(self.report)
-        return json.dumps([self.code, self.peak_memory_bytes, report]).encode()
+        return json.dumps([self.code, self.peak_memory_bytes, self.taken, report]).encode()
 
     @staticmethod
     def unpacked(data: bytes) -> End:
         """Return what `packed` packed."""
-        code, peak_memory_bytes, report = json.loads(data)
-        return End(code, peak_memory_bytes, None if report is None else _ending(report))
+        code, peak_memory_bytes, taken, report = json.loads(data)
+        return End(code, peak_memory_bytes, taken, None if report is None else _ending(report))
 
 
 class Board:
     """Memory that a supervisor and its child share.  One writes the reason to stop, the other its report."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, LONGEST_REASON + LONGEST_REPORT)
+        self._memory = mmap.mmap(-1, LONGEST_REASON + LONGEST_REPORT + 1)
+
+    @property
+    def taken(self) -> bool:
+        """Whether the child has its request, so that something of the run may have begun."""
+        return self._memory[-1] != 0
+
+    def put_taken(self) -> None:
+        """Write that the child has its request."""
+        self._memory[-1] = 1
 
     def put_reason(self, reason: bytes) -> None:
         """Write why the child shall end."""

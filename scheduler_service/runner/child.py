@@ -33,12 +33,11 @@ from scheduler_service.context import Cancelled, Stopping, enter_run
 from scheduler_service.model import State
 from scheduler_service.runner import kernel
 from scheduler_service.runner.callable import Call, error_text, run_callable
-from scheduler_service.runner.channel import BEGAN, Board, Channel, Request
+from scheduler_service.runner.channel import BEGAN, STARTED, Board, Channel, Request
 from scheduler_service.runner.ending import Ending
 from scheduler_service.runner.group import folder_problem
 from scheduler_service.runner.output import RECORD_FORMAT
 
-ASKED_BY = (signal.SIGTERM,)
 _AS_USUAL = (signal.SIGHUP, signal.SIGCHLD, signal.SIGTERM)
 
 
@@ -82,22 +81,31 @@ class SignalledStopping(Stopping):
             self._interruptible = False
 
 
-def run(data: bytes, board: Board, channel: Channel, output: int, supervisor: int) -> NoReturn:
-    """Run what the request says, report it on the board, and end."""
+def run(orders: Channel, board: Board, channel: Channel, output: int, supervisor: int) -> NoReturn:
+    """Wait for a request, run what it says, report it on the board, and end.
+
+    Everything that can be done beforehand is done before the wait, in which a child may be kept for later.
+    """
     gc.enable()
     os.setsid()
+    orders.send(STARTED)
     kernel.die_with_parent()
     if os.getppid() != supervisor:  # it died before the kernel was told
         os._exit(1)
-    stopping = SignalledStopping(board)
-    _redirect(output)
     for number in _AS_USUAL:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _redirect(output)
+    stopping = SignalledStopping(board)
+    orders.ready()
+    request = orders.receive()
+    if request is None:
+        os._exit(1)
+    board.put_taken()
     signal.signal(signal.SIGTERM, stopping.on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED_BY)
+    orders.close()
     try:
-        ending = _perform(Request.unpacked(data), stopping, channel)
+        ending = _perform(Request.unpacked(request[1]), stopping, channel)
     except BaseException as error:  # our own mistake; the run still has an end
         ending = Ending(State.FAILED, error_text(error, whole=True))
     channel.close()

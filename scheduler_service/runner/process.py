@@ -5,8 +5,10 @@
     stopped, timed out       SIGTERM, in the child Cancelled; `kill_after` later SIGKILL for its whole group
 
 A template that dies is replaced.  Runs that go on do not depend on it; one that it should have started
-and did not is started by the next one, once: a channel that ends before a word was said proves that
-nobody has it, so nothing of the run can have begun.
+and did not is started by the next one, once: what a run is goes out only when a supervisor has spoken, and a
+child says that it has it before it looks at it, so it is known whether anything of it can have begun.
+
+After each run a child is forked for the next one and kept: it has everything but what it shall run.
 """
 
 from __future__ import annotations
@@ -90,6 +92,8 @@ def run_process(
             try:
                 with template.start(request) as child:
                     asked = follow(child, spec, run.stopping, output, clock)
+                if child.end is not None and not child.end.taken and asked is None:
+                    raise _NeverBegan("it was killed before it began")  # noqa: TRY301  # told as the other
             except _NeverBegan as reason:
                 if trial == TRIALS:
                     raise ProcessError(f"no process could be started: {reason}") from None
@@ -108,6 +112,7 @@ class Template:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
+        self._spare: Child | None = None
 
     @property
     def process_id(self) -> int | None:
@@ -116,36 +121,30 @@ class Template:
         return None if process is None else process.pid
 
     def prepare(self) -> None:
-        """Start it before it is needed; ProcessError if that cannot be."""
+        """Start it before it is needed, and a first child; ProcessError if that cannot be."""
         with self._lock:
-            self._ready()
+            if self._spare is None:
+                self._spare, _ = self._ordered()
 
     @contextlib.contextmanager
     def start(self, request: Request) -> Iterator[Child]:
         """Start a child; at the end all of its group is gone.  _NeverBegan if nobody started it."""
-        ours, theirs = socket.socketpair()
-        reading, writing = os.pipe()
-        channel = Channel(ours)
-        with contextlib.ExitStack() as closing:
-            closing.callback(channel.close)
-            closing.callback(os.close, reading)
-            try:
-                process = self._hand_over(theirs, writing)
-            finally:
-                theirs.close()
-                os.close(writing)
-            if not _readable(channel, START_SECONDS) or channel.receive() is None:
-                raise _NeverBegan(self._discard(process))
-            child = Child(channel, reading)
-            closing.callback(child.bury)
-            channel.send(words.RUN, request.packed())
+        child = self._take() or self._fork()
+        try:
+            child.run(request)
             yield child
+        finally:
+            child.bury()
+            self._keep_another()
 
     def close(self) -> None:
         """End it.  Children that still run end with their replica."""
         with self._lock:
             process, self._process = self._process, None
+            spare, self._spare = self._spare, None
             self._hang_up()
+        if spare is not None:
+            spare.bury()
         if process is not None:
             try:
                 process.wait(CLOSE_SECONDS)
@@ -154,13 +153,47 @@ class Template:
                 process.wait()
             _close_stderr(process)
 
-    def _hand_over(self, channel: socket.socket, output: int) -> subprocess.Popen[bytes]:
+    def _take(self) -> Child | None:
+        """Return the child that was kept for this moment, if it is still there."""
         with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is None or spare.watched(START_SECONDS):
+            return spare
+        spare.bury()
+        return None
+
+    def _keep_another(self) -> None:
+        """Have a child forked for the next run, which then need not wait for that."""
+        with contextlib.suppress(ProcessError), self._lock:
+            if self._spare is None and self._process is not None and self._process.poll() is None:
+                self._spare, _ = self._ordered()
+
+    def _fork(self) -> Child:
+        """Return a new child; _NeverBegan if the template does not do its work."""
+        with self._lock:
+            child, process = self._ordered()
+        if child.watched(START_SECONDS):
+            return child
+        child.bury()
+        raise _NeverBegan(self._discard(process))
+
+    def _ordered(self) -> tuple[Child, subprocess.Popen[bytes]]:
+        """Ask the template for a child; the lock is held."""
+        ours, theirs = socket.socketpair()
+        reading, writing = os.pipe()
+        child = Child(Channel(ours), reading)
+        try:
             process, requests = self._ready()
             # If it dies now, nobody takes the channel, which then ends.
             with contextlib.suppress(OSError):
-                socket.send_fds(requests, [REQUEST], [channel.fileno(), output])
-            return process
+                socket.send_fds(requests, [REQUEST], [theirs.fileno(), writing])
+        except BaseException:
+            child.bury()
+            raise
+        finally:
+            theirs.close()
+            os.close(writing)
+        return child, process
 
     def _ready(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """Return a template that was alive a moment ago.  The lock is held."""
@@ -249,7 +282,7 @@ class Child:
 
     def ended(self) -> bool:
         """Whether it has ended, and all of its group with it."""
-        while self._supervised and _readable(self._channel, 0.0):
+        while self._supervised and self._channel.ready(0.0):
             self._listen()
         return not self._supervised
 
@@ -261,8 +294,20 @@ class Child:
         """End all of it."""
         self._channel.send(words.KILL)
 
+    def watched(self, seconds: float) -> bool:
+        """Whether its supervisor watches over it, which may take up to `seconds` to be known."""
+        if not self._channel.ready(seconds):
+            return False
+        return not self.ended()
+
+    def run(self, request: Request) -> None:
+        """Have it run what it was forked for."""
+        self._channel.send(words.RUN, request.packed())
+
     def bury(self) -> None:
-        """See that nothing of it is left, also where the supervisor could not."""
+        """See that nothing of it is left, also where the supervisor could not; let go of it."""
+        self._channel.close()  # first: its supervisor, if there still is one, then ends it as well
+        os.close(self._output)
         if self.end is None and self._process_id is not None:
             signal_group(self._process_id, signal.SIGKILL)
             bury(self._process_id)
@@ -306,12 +351,6 @@ def _told(end: End, asked: Asked | None) -> Ending:
     if report.state is State.CANCELLED:  # by a signal from elsewhere: nobody cancelled the run
         return replace(report, state=State.FAILED)
     return report
-
-
-def _readable(channel: Channel, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
 
 
 def _last_words(process: subprocess.Popen[bytes]) -> str:

@@ -10,10 +10,10 @@ It runs no code of the job, and only reads what the child leaves on the board, a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 from typing import NoReturn
 
@@ -25,7 +25,7 @@ _DEAF_TO = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)  # the end of the chan
 
 
 def supervise(channel: Channel, output: int, replica: int | None) -> NoReturn:
-    """Run what the channel asks for, and end.
+    """Fork a child, have it run what the channel asks for, and end.
 
     `output` is the child's stdout and stderr; `replica` becomes readable when the replica has ended.
     """
@@ -35,23 +35,24 @@ def supervise(channel: Channel, output: int, replica: int | None) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     kernel.adopt_orphans()
     channel.send(WATCHING)
-    request = channel.receive()
-    if request is None or request[0] != RUN:
-        os._exit(0)  # the replica is gone, and nothing has begun
     board = Board()
+    orders, their_orders = map(Channel, socket.socketpair())
     supervisor = os.getpid()
-    # Until the child has its handler, it must not be ended by a request that it should answer.
-    signal.pthread_sigmask(signal.SIG_BLOCK, child.ASKED_BY)
     process_id = os.fork()
     if process_id == 0:
+        orders.close()
         if replica is not None:
             os.close(replica)
-        child.run(request[1], board, channel, output, supervisor)
+        child.run(their_orders, board, channel, output, supervisor)
+    their_orders.close()
     os.close(output)
-    _watch(process_id, channel, board, replica)
+    # Until the child has a group of its own, no signal would reach it by the group's number.
+    orders.ready()
+    orders.receive()
+    _watch(process_id, channel, orders, board, replica)
 
 
-def _watch(process_id: int, channel: Channel, board: Board, replica: int | None) -> NoReturn:
+def _watch(process_id: int, channel: Channel, orders: Channel, board: Board, replica: int | None) -> NoReturn:
     channel.send(STARTED, str(process_id).encode())
     ended = kernel.watch(process_id)
     poll = select.poll()
@@ -66,23 +67,19 @@ def _watch(process_id: int, channel: Channel, board: Board, replica: int | None)
             frame = channel.receive()
             if frame is None:
                 alone = True
+            elif frame[0] == RUN:
+                orders.send(*frame)
+                orders.close()
             elif frame[0] == ASK:
                 board.put_reason(frame[1])
-                _signal(process_id, signal.SIGTERM)
+                signal_group(process_id, signal.SIGTERM)
             elif frame[0] == KILL:
-                _signal(process_id, signal.SIGKILL)
+                signal_group(process_id, signal.SIGKILL)
         alone = alone or replica in ready
-    _signal(process_id, signal.SIGKILL)
+    signal_group(process_id, signal.SIGKILL)
     _, status, usage = os.wait4(process_id, 0)
     bury(process_id)
     peak_memory_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    channel.send(ENDED, End(os.waitstatus_to_exitcode(status), peak_memory_bytes, board.report()).packed())
+    end = End(os.waitstatus_to_exitcode(status), peak_memory_bytes, board.taken, board.report())
+    channel.send(ENDED, end.packed())
     os._exit(0)
-
-
-def _signal(process_id: int, number: signal.Signals) -> None:
-    """Signal the child's group.  It is not reaped, so the number is its own."""
-    signal_group(process_id, number)
-    if os.getpgid(process_id) != process_id:  # it was forked a moment ago, and has no group yet
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process_id, number)

@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,16 @@ def test_a_name_that_cannot_be_shown_is_a_mistake(
 
     assert answered.lines[0].startswith("error: the text of --by ")
     assert len(answered.lines) == 1
+
+
+@pytest.mark.parametrize("words", [["trigger", "report"], ["pause", "report"], ["cancel", "1"], ["resign"]])
+def test_asking_makes_no_database(command: Command, tmp_path: Path, words: list[str]) -> None:
+    answered = command(*words, "--database", f"sqlite:///{tmp_path}/none.db", exit_code=69)
+
+    assert answered.lines == [
+        f"error: sqlite:///{tmp_path}/none.db: there is no such file; a replica makes it when it starts"
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", ["trigger", "pause", "resume"])

@@ -123,6 +123,16 @@ def test_a_command_that_fails_has_its_exit_code_named(process: Command, folder: 
     assert answered.lines[-1].endswith(" with exit code 3")
 
 
+def test_a_function_in_a_process_of_its_own_shows_the_same_and_its_memory(process: Command, folder: Path) -> None:
+    isolated = CONFIG.replace("kwargs: {whom: you}}", "kwargs: {whom: you}, isolation: process}")
+    (folder / "config.yaml").write_text(isolated)
+
+    answered = process("exec", "plain", folder=folder)
+
+    assert answered.out == "hello you\nWARNING tried: careful\n"
+    assert ", returned ('plain', 0, 0, 1), peak memory " in answered.lines[-1]
+
+
 def test_a_disabled_job_can_be_tried_and_its_error_is_shown(process: Command, folder: Path) -> None:
     answered = process("exec", "broken", folder=folder, exit_code=1)
 

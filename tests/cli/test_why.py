@@ -153,11 +153,17 @@ def test_a_cancelled_run_names_who_asked_for_it(command: Command, story: Story, 
     story.run(tick - timedelta(minutes=1), "cancelled", **asked)
     going = story.run(tick + timedelta(minutes=1), "running", **asked)
     story.attempt(going, tick + timedelta(minutes=1), "running", seconds=None)
+    between = story.run(tick + timedelta(minutes=2), "cancelled", **asked)
+    story.attempt(between, tick + timedelta(minutes=2), "failed", error="ValueError: no disk")
     on_request = f" because ann@desk asked for it at {iso(tick + timedelta(seconds=1))}."
 
     assert ask(command, story, tick)["explanation"].endswith(f"was cancelled after 1.5s{on_request}")
     never = ask(command, story, tick - timedelta(minutes=1))["explanation"]
     assert never == f"It was cancelled before it began{on_request}"
+    failed_first = ask(command, story, tick + timedelta(minutes=2))["explanation"]
+    assert failed_first == (
+        f"Attempt 1 failed after 1.5s: ValueError: no disk. It was cancelled before it began again{on_request}"
+    )
     still = ask(command, story, tick + timedelta(minutes=1))["explanation"]
     assert still.endswith(f", and was asked to stop{on_request}")
 

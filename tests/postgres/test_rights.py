@@ -11,6 +11,7 @@ from sqlalchemy import BigInteger, Boolean, Double, Integer, Table, insert, sele
 
 from scheduler_service import tables
 from scheduler_service.database import Database, StoreRefused, StoreUnavailable
+from scheduler_service.elector import Elector
 
 ROLE = "scheduler_test_runtime"
 
@@ -114,6 +115,16 @@ def test_each_right_is_needed(runtime: Database, postgres_url: str) -> None:
             with pytest.raises(StoreRefused, match="permission denied"), runtime.connect() as connection:
                 connection.execute(statement)
             owner.execute(f"grant {right} to {ROLE}".encode())
+
+
+def test_an_elector_that_was_given_a_url_leads_with_these_rights(
+    postgres_url: str, make_role: Callable[[str], str]
+) -> None:
+    url = make_role(ROLE)
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute(tables.upgrade_sql("postgresql", role=ROLE).encode())
+    with Elector(url) as elector:
+        assert elector.wait_elected(20) is not None, elector.problem
 
 
 def test_a_wrong_revision_is_not_migrated_by_a_role_that_may_not(runtime: Database, postgres_url: str) -> None:

@@ -19,6 +19,11 @@ def alive(process_id: int) -> bool:
         return False
 
 
+def parent(process_id: int) -> int:
+    """Return the id of a process's parent."""
+    return int(Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def number_in(file: Path) -> int:
     """Return the number on the line that a process writes into `file`, once it is there."""
     wait_until(lambda: file.exists() and file.read_text().endswith("\n"))

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from scheduler_service.runner import needs_process
 from scheduler_service.runner import output as outputs
 from scheduler_service.runner.process import Template
 from tests.runner.conftest import Bench, Running, a_job
-from tests.runner.process_table import alive, children, descriptors, marked, none_outlives, number_in
+from tests.runner.process_table import alive, children, descriptors, marked, none_outlives, number_in, parent
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -570,11 +571,32 @@ def test_a_template_that_dies_before_it_takes_a_run_is_replaced(bench: Bench, ma
         former = bench.runner._template.process_id
         assert former is not None
         os.kill(former, signal.SIGSTOP)
-        running = begin(bench, "def main(): return 3")
-        # Stopped, it has a request in its queue and takes none; the kill loses that, not the run.
+        # Stopped, it takes no request; one run has the child that was kept, and a kill loses what was asked for
+        # the other: the request, not the run.
+        running = [begin(bench, "def main(): return 3") for _ in range(2)]
         wait_until(lambda: queued(bench))
         os.kill(former, signal.SIGKILL)
-        assert running.outcome().result == "3"
+        assert [one.outcome().result for one in running] == ["3", "3"]
+
+
+def test_a_kept_child_that_was_killed_is_no_loss(bench: Bench, mark: str):
+    own(bench, "def main(): pass")
+    template = bench.runner._template.process_id
+    wait_until(lambda: len(marked(mark)) == 3)
+    for process_id in set(marked(mark)) - {template}:
+        os.kill(process_id, signal.SIGKILL)
+    wait_until(lambda: marked(mark) == [template])
+    assert own(bench, "def main(): return 3").result == "3"
+    assert bench.runner._template.process_id == template
+
+
+def test_a_signal_to_a_kept_child_reaches_no_run(bench: Bench, mark: str):
+    own(bench, "def main(): pass")
+    wait_until(lambda: len(marked(mark)) == 3)
+    (kept,) = [one for one in marked(mark) if parent(parent(one)) == bench.runner._template.process_id]
+    # A child that was forked a moment ago is still deaf to it.
+    wait_until(lambda: not alive(kept) or os.kill(kept, signal.SIGTERM))
+    assert own(bench, "def main(): return 3").result == "3"
 
 
 def queued(bench: Bench) -> bool:
@@ -628,6 +650,17 @@ def test_a_template_that_was_prepared_is_the_one_that_is_used(tmp_path: Path, ma
     first = template.process_id
     template.prepare()
     assert template.process_id == first
+    template.close()
+    wait_until(lambda: not marked(mark))
+
+
+def test_a_child_that_is_let_go_while_it_is_forked_ends_too(tmp_path: Path, mark: str):
+    template = Template(tmp_path)
+    template.prepare()
+    for step in range(200):  # through the moments between two statements of supervisor and child
+        child = template._fork()
+        time.sleep(step * 0.00005)
+        child.bury()
     template.close()
     wait_until(lambda: not marked(mark))
 

@@ -621,3 +621,33 @@ def test_the_thread_ends_when_it_is_told_to_and_answers_two_requests_at_once_wit
     thread.join(30)
     assert not thread.is_alive()
     assert world.names() == ["config_unchanged"]
+
+
+def test_jobs_of_included_files_come_change_and_go(world: World) -> None:
+    folder = world.folder / "jobs.d"
+    folder.mkdir()
+
+    def write(name: str, job: str) -> None:
+        (folder / name).write_text(f"jobs: {{{job}}}")
+
+    def jobs_change() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        world.settle(reloader)
+        return world.taken[-1].added, world.taken[-1].changed, world.taken[-1].removed
+
+    world.write(HELLO, head="include: [jobs.d/*.yaml, more/*.yaml]")
+    reloader = world.start()
+    write("a.yaml", "a: {command: echo, every: 1s}")
+    assert jobs_change() == (("a",), (), ())
+    write("a.yaml", "a: {command: echo, every: 2s}")
+    assert jobs_change() == ((), ("a",), ())
+    write("b.yaml", SOON)
+    world.settle(reloader)
+    assert world.names()[-1] == "config_rejected", "hello stands in two files"
+    (folder / "b.yaml").unlink()
+    world.settle(reloader)
+    assert world.names()[-1] == "config_restored"
+    (folder / "a.yaml").unlink()
+    assert jobs_change() == ((), (), ("a",))
+    (world.folder / "more").mkdir()
+    (world.folder / "more" / "z.yaml").write_text("jobs: {z: {command: echo, every: 2s}}")
+    assert jobs_change() == (("z",), (), ())

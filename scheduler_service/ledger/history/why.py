@@ -14,7 +14,7 @@ Only the database's tables are asked, so a reason that they do not hold is named
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -109,8 +109,14 @@ def _explain_row(history: History, row: RunRow, moment: datetime) -> str:
     text = ""
     if row.kind is Kind.CATCH_UP:
         text = f"The tick was missed at first ({_absence(history, row, moment)}) and caught up with. "
-    text += _earlier_attempts(history, row)
-    return text + (_explain_waiting(row) if row.state is State.WAITING else _explain_run(row))
+    found = history.run(row.id) if row.attempt else None
+    attempts = found[1] if found is not None else ()
+    if row.state is State.WAITING:
+        return text + _ends(attempts) + _explain_waiting(row)
+    if row.state is State.CANCELLED and (not attempts or attempts[-1].state is not State.CANCELLED):
+        again = " again" if attempts else ""
+        return f"{text}{_ends(attempts)}It was cancelled before it began{again}{_on_request(row)}."
+    return text + _ends(attempts[:-1]) + _explain_run(row)
 
 
 def _explain_waiting(row: RunRow) -> str:
@@ -123,16 +129,11 @@ def _explain_waiting(row: RunRow) -> str:
     return f"{start}: due at {_iso(row.due_at)}, as soon as a worker, and the job's earlier run, leave room."
 
 
-def _earlier_attempts(history: History, row: RunRow) -> str:
-    """Say why a run is started more than once."""
-    last = row.attempt if row.state is State.WAITING else row.attempt - 1
-    found = history.run(row.id) if last > 0 else None
-    if found is None:
-        return ""
+def _ends(attempts: Sequence[AttemptRow]) -> str:
+    """Say how earlier attempts ended: why the run is started more than once."""
     ends = [
         f"attempt {one.attempt} {'was lost with its replica' if one.state is State.LOST else _ending(one)}"
-        for one in found[1]
-        if one.attempt <= last
+        for one in attempts
     ]
     if len(ends) > SHOWN_ATTEMPTS:
         ends = [f"{len(ends) - SHOWN_ATTEMPTS} attempts came before", *ends[-SHOWN_ATTEMPTS:]]
@@ -142,7 +143,7 @@ def _earlier_attempts(history: History, row: RunRow) -> str:
 
 def _explain_run(row: RunRow) -> str:
     if row.started_at is None:
-        return f"It was cancelled before it began{_on_request(row)}."
+        return f"It is {row.state.value}, and there is no attempt of it."
     delay = _span(max(0.0, row.delay_seconds or 0.0))
     begun = f"on {row.instance_id} at {_about(row.started_at)}, {delay} after it was due"
     attempt = f" (attempt {row.attempt})" if row.attempt > 1 else ""
