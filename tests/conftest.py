@@ -12,6 +12,8 @@ from scheduler_service import tables
 from scheduler_service.database import Database
 from tests.servers import PostgresServer, SharedServer, find_server
 
+pytest_plugins = ["pytester"]  # for tests/testing; pytest takes it from the outermost conftest alone
+
 _server = pytest.StashKey[SharedServer]()
 _left_out = pytest.StashKey[dict[str, int]]()
 _ASKED_FOR = {"long": "they take minutes"}  # markers of tests that run only when -m names them

@@ -17,10 +17,11 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event, exc
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, StaticPool, create_engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from scheduler_service.database import postgresql, sqlite, urls
@@ -48,6 +49,9 @@ class Database:
     connection, `statement_seconds` on the pooled ones, of which there are at most `most_connections` at a time.
     `name` is shown by the server as application_name.
     No connection is made before one is asked for.
+
+    With `simulated_time`, a simulation's, `url` is `sqlite://`: a database in memory, on one connection for one
+    thread, in which it is always what `simulated_time` says.
     """
 
     def __init__(
@@ -59,19 +63,21 @@ class Database:
         statement_seconds: float = 10.0,
         name: str = "scheduler-service",
         most_connections: int = 8,
+        simulated_time: Callable[[], datetime] | None = None,
     ) -> None:
         if not _SCHEMA.fullmatch(schema) or schema.startswith("pg_"):
             raise StoreRefused(
                 f"{schema!r} cannot be the schema: use at most 63 letters, digits, _ and -, "
                 "beginning with a letter or _, and not with pg_"
             )
-        self._url = urls.parse(url)
+        self._url = urls.parse(url, in_memory=simulated_time is not None)
         self.dialect: str = self._url.get_backend_name()
         self.schema = schema
         self.attempt_seconds = attempt_seconds
         self.statement_seconds = statement_seconds
         self._name = name
         self._most_connections = most_connections
+        self._simulated_time = simulated_time
         self._secrets = urls.secrets(self._url)
         self._abandoned: list[Any] = []  # of the parent, in a forked child
         self._begin()
@@ -170,6 +176,9 @@ class Database:
         self._begin()
 
     def _engine(self, name: str, answer_seconds: float, *, own: bool) -> Engine:
+        if self._simulated_time is not None:
+            # What is in memory can be reached on one connection only.
+            name, answer_seconds, own = self._name, self.statement_seconds, False
         with self._opening:
             engine = self._engines.get((name, answer_seconds, own))
             if engine is None:
@@ -182,6 +191,8 @@ class Database:
             kept = min(KEPT_CONNECTIONS, self._most_connections)
             options = {"poolclass": QueuePool, "pool_timeout": answer_seconds}
             options |= {"pool_size": kept, "max_overflow": self._most_connections - kept}
+        if self._simulated_time is not None:
+            options = {"poolclass": StaticPool, "pool_reset_on_return": None}
         if self.dialect == "postgresql":
             options["use_native_hstore"] = False  # asking for its type costs a round trip
             options["execution_options"] = {"schema_translate_map": {None: self.schema}}
@@ -192,6 +203,8 @@ class Database:
             driver: DriverConnection
             if self.dialect == "postgresql":
                 driver = postgresql.connect(parameters, name=name, answer_seconds=answer_seconds)
+            elif self._simulated_time is not None:
+                driver = sqlite.connect_in_memory(self._simulated_time)
             else:
                 driver = sqlite.connect(arguments, parameters, answer_seconds=answer_seconds)
             self._drivers.add(driver)

@@ -8,13 +8,18 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from scheduler_service.database.errors import StoreRefused
 
 LEAST_VERSION = (3, 35)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = 2440587.5  # as a Julian day
+_DAY_SECONDS = 86400.0
 
 _LOCK_SHARE = 0.9  # of the time that an answer may take: how much of it is waiting for the writer
 
@@ -77,19 +82,33 @@ def _busy_timeout(seconds: float) -> str:
     return f"pragma busy_timeout = {round(seconds * _LOCK_SHARE * 1000)}"
 
 
+# The driver must begin no transaction of its own: every statement commits itself.
+_OWN: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "factory": BoundedConnection}
+
+
+def connect_in_memory(now: Callable[[], datetime]) -> BoundedConnection:
+    """Open a database in memory in which it is always what `now` says, to the millisecond."""
+    _require_version()
+    connection: BoundedConnection = sqlite3.connect(":memory:", **_OWN)
+    connection.execute("pragma foreign_keys = on")
+
+    def julian_day(_: str) -> float:
+        return _EPOCH_DAY + (now() - _EPOCH).total_seconds() / _DAY_SECONDS
+
+    # Every statement that asks for the time asks for julianday('now'): it finds this one in place of SQLite's own.
+    connection.create_function("julianday", 1, julian_day)
+    return connection
+
+
 def connect(arguments: tuple[Any, ...], parameters: dict[str, Any], *, answer_seconds: float) -> BoundedConnection:
     """Open the file, which is made if need be, in WAL mode; StoreRefused where that cannot be."""
-    if sqlite3.sqlite_version_info < LEAST_VERSION:
-        least = ".".join(map(str, LEAST_VERSION))
-        raise StoreRefused(f"SQLite {sqlite3.sqlite_version} is too old: scheduler_service needs {least} or later")
+    _require_version()
     path = Path(arguments[0])
     if not path.parent.is_dir():
         raise StoreRefused(f"the folder {path.parent} of the database does not exist: create it, or name another file")
     if path.is_dir():
         raise StoreRefused(f"{path} is a folder: name a file in it as the database")
-    # The driver must begin no transaction of its own: every statement commits itself.
-    own = {"isolation_level": None, "check_same_thread": False, "factory": BoundedConnection}
-    connection: BoundedConnection = sqlite3.connect(*arguments, **{**parameters, **own})
+    connection: BoundedConnection = sqlite3.connect(*arguments, **{**parameters, **_OWN})
     try:
         connection.answer_seconds = answer_seconds
         connection.execute(_busy_timeout(answer_seconds))
@@ -101,6 +120,12 @@ def connect(arguments: tuple[Any, ...], parameters: dict[str, Any], *, answer_se
         connection.close()
         raise
     return connection
+
+
+def _require_version() -> None:
+    if sqlite3.sqlite_version_info < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise StoreRefused(f"SQLite {sqlite3.sqlite_version} is too old: scheduler_service needs {least} or later")
 
 
 def _use_wal(connection: BoundedConnection, path: Path, deadline: float) -> None:

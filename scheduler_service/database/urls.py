@@ -16,8 +16,15 @@ _LAST_PORT = 65_535
 _SEVERAL = ("host", "port")  # one for each server
 
 
-def parse(text: str) -> URL:
-    """Return the URL for SQLAlchemy, with the driver that is used here; StoreRefused says what to write instead."""
+def parse(text: str, *, in_memory: bool = False) -> URL:
+    """Return the URL for SQLAlchemy, with the driver that is used here; StoreRefused says what to write instead.
+
+    `in_memory`: the database of a simulation, which has no file.
+    """
+    if in_memory:
+        if text != "sqlite://":
+            raise StoreRefused("a simulation has a database of its own in memory: its URL is sqlite://")
+        return make_url("sqlite+pysqlite://")
     try:
         url = make_url(text)
     except (exc.ArgumentError, ValueError):

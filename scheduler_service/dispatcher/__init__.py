@@ -26,7 +26,7 @@ from scheduler_service.dispatcher.settling import holder_in_doubt, settle_job, w
 from scheduler_service.dispatcher.starting import Pool, Starter
 from scheduler_service.dispatcher.telling import tell_adoption, tell_pause, tell_settlement
 from scheduler_service.events import Events, Outage
-from scheduler_service.ledger import JobState, Ledger, OpenRun, Settlement, StartsLimits, Survey
+from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement, StartsLimits, Survey
 from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
 from scheduler_service.schedule import ScheduleError
 
@@ -159,6 +159,12 @@ class Dispatcher:
     def open_claims(self) -> frozenset[str]:
         """Return the claims whose attempts are, or may be, on their way to a worker."""
         return self._starter.open_claims()
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no job waits to be settled and no configuration to be taken up: only a poll may find something."""
+        with self._changed:
+            return not self._due and self._configured is None
 
     # --- the thread
 
@@ -398,8 +404,7 @@ class Dispatcher:
         if self._current() is None:
             return
         poll = self._starter.poll(self._specs)
-        if pauses := {job_id for job_id in poll.pauses if job_id in self._states}:
-            self._look_at_pauses(pauses)
+        self._look_at_pauses(poll)
         runs, more = self._starter.with_room(poll.runs, self._specs)
         if more:
             self._signalled = True
@@ -408,13 +413,16 @@ class Dispatcher:
         if not self._starter.start(lease, runs, self._specs):
             self._fenced("start", lease)
 
-    def _look_at_pauses(self, job_ids: set[str]) -> None:
-        """Read the pauses of some jobs, and settle a job whose pause is over."""
-        for state in self._ledger.job_states(sorted(job_ids)):
-            if state.settled_until >= self._states[state.job_id].settled_until:
-                self._learn(state, self._states[state.job_id])
-            if state.paused_until is not None:
-                self._settle_soon([state.job_id])
+    def _look_at_pauses(self, poll: Poll) -> None:
+        """Read the pauses that are new or over, and settle the jobs of the latter."""
+        over = [job_id for job_id in poll.pauses_over if job_id in self._states]
+        new = [job_id for job_id in poll.pauses if job_id in self._states]
+        if over or new:
+            for state in self._ledger.job_states(sorted({*over, *new})):
+                if state.settled_until >= self._states[state.job_id].settled_until:
+                    self._learn(state, self._states[state.job_id])
+        # Not those whose end is yet to come: settling ends nothing then, and would be asked for by every poll.
+        self._settle_soon(over)
 
     # --- what went wrong
 

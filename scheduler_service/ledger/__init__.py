@@ -78,7 +78,8 @@ class Poll:
     """What the ledger has for a leader to do."""
 
     runs: tuple[Run, ...]  # may start now, oldest due first
-    pauses: tuple[str, ...] = ()  # jobs whose pause began a moment ago, or is over and not settled
+    pauses: tuple[str, ...] = ()  # jobs whose pause began a moment ago
+    pauses_over: tuple[str, ...] = ()  # jobs whose pause is over and not settled
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,8 @@ class LedgerReads:
                      and (s.paused_at is null or s.paused_at > {{now}} or s.paused_until <= {{now}})
                    order by r.due_at, r.id limit :most) ready
                 union all
-                select null, s.job_id, s.paused_at, s.paused_at, null, null, null, null
+                select null, s.job_id, s.paused_at, s.paused_at, null, null,
+                       case when s.paused_until <= {{now}} then 1 else 0 end, null
                   from {{p}}job_state s
                  where s.lock_id = :lock_id and s.paused_at is not null
                    and (s.paused_until <= {{now}} or s.paused_at > {self._ago(PAUSE_SHOWN_SECONDS)})""",
@@ -116,8 +117,11 @@ class LedgerReads:
             **({"without": list(without)} if without else {}),
         )
         runs = [self._run(row, arguments=row[7]) for row in rows if row[0] is not None]
+        pauses = [(row[1], bool(row[6])) for row in rows if row[0] is None]
         return Poll(
-            tuple(sorted(runs, key=lambda run: (run.due_at, run.id))), tuple(row[1] for row in rows if row[0] is None)
+            tuple(sorted(runs, key=lambda run: (run.due_at, run.id))),
+            tuple(job_id for job_id, over in pauses if not over),
+            tuple(job_id for job_id, over in pauses if over),
         )
 
     def _ago(self, seconds: int) -> str:

@@ -249,6 +249,15 @@ def test_a_pause_is_told_and_its_end_is_settled_though_no_tick_is_near(world: Wo
     assert "job_resumed" in world.names()
 
 
+def test_a_pause_whose_end_is_yet_to_come_does_not_keep_the_leader_busy(world: World) -> None:
+    world.adopt(job(), back=MICROSECOND)
+    world.step_all()
+    world.execute(update(job_state).values(paused_at=world.now(), paused_until=world.now() + HOUR))
+    world.clock.added += 1.0
+    world.step_all()
+    assert "job_paused" in world.names()
+
+
 def test_a_run_that_somebody_cancels_is_asked_to_stop_by_the_replica_that_runs_it(world: World) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from scheduler_service.database import Database, StoreRefused, StoreUnavailable
 from scheduler_service.database import sqlite as driver
+from scheduler_service.tables import database_time
 
 
 def settings(database: Database) -> dict[str, object]:
@@ -95,3 +97,30 @@ def test_a_cursor_hands_out_its_rows_like_any_other(tmp_path: Path) -> None:
     assert cursor.fetchall() == [(5,), (6,)]
     assert cursor.fetchone() is None
     connection.close()
+
+
+def test_a_database_in_memory_is_for_simulations_alone() -> None:
+    with pytest.raises(StoreRefused, match="one connection only"):
+        Database("sqlite://")
+    with pytest.raises(StoreRefused, match="its URL is sqlite://"):
+        Database("sqlite:///scheduler.db", simulated_time=lambda: datetime(2026, 5, 5, tzinfo=UTC))
+
+
+def test_in_a_simulation_it_is_the_moment_that_it_says_to_the_millisecond() -> None:
+    now = datetime(1999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
+    database = Database("sqlite://", simulated_time=lambda: now)
+    for _ in range(3):
+        now += timedelta(milliseconds=2_600_000_001)  # about a month
+        with database.connect() as connection:
+            assert connection.execute(select(database_time())).scalar_one() == now
+    own = database.own_connection()
+    assert own.execute(select(database_time())).scalar_one() == now
+    database.dispose()
+
+
+def test_own_and_pooled_connections_of_a_simulation_see_the_same_tables() -> None:
+    database = Database("sqlite://", simulated_time=lambda: datetime(2026, 5, 5, tzinfo=UTC))
+    database.own_connection().execute(text("create table one (id integer)"))
+    with database.connect() as connection:
+        assert connection.execute(text("select count(*) from one")).scalar_one() == 0
+    database.dispose()

@@ -92,18 +92,25 @@ class History:
     def run(self, run_id: int) -> tuple[RunRow, tuple[AttemptRow, ...]] | None:
         """Read one row and all its attempts, oldest first; None if there is no such row."""
         query = _runs().where(run.c.lock_id == self._lock_id, run.c.id == run_id)
-        attempts = (
-            select(run_attempt, run_output.c.text.label("output"), run_output.c.truncated)
-            .outerjoin(run_output, run_output.c.attempt_id == run_attempt.c.id)
-            .where(run_attempt.c.run_id == run_id)
-            .order_by(run_attempt.c.attempt, run_attempt.c.id)
-        )
+        attempts = _attempts().where(run_attempt.c.run_id == run_id).order_by(run_attempt.c.attempt, run_attempt.c.id)
         with self._database.connect() as connection:
             found = connection.execute(query).mappings().first()
             if found is None:
                 return None
             rows = connection.execute(attempts).mappings().all()
         return _run_row(found), tuple(_attempt_row(row) for row in rows)
+
+    def everything(self) -> tuple[tuple[RunRow, tuple[AttemptRow, ...]], ...]:
+        """Read every row with its attempts, the oldest tick first: for a ledger that fits into memory."""
+        query = _runs().where(run.c.lock_id == self._lock_id).order_by(run.c.scheduled_at, run.c.id)
+        attempts: dict[int, list[AttemptRow]] = {}
+        with self._database.connect() as connection:
+            for row in connection.execute(_attempts().order_by(run_attempt.c.run_id)).mappings():
+                attempts.setdefault(row["run_id"], []).append(_attempt_row(row))
+            rows = [_run_row(row) for row in connection.execute(query).mappings()]
+        return tuple(
+            (row, tuple(sorted(attempts.get(row.id, ()), key=lambda one: (one.attempt, one.id)))) for row in rows
+        )
 
     def job_ids(self) -> tuple[str, ...]:
         """Read the ids of all jobs that the ledger has ever known, in order."""
@@ -301,6 +308,12 @@ def _runs() -> Select[Any]:
         run_attempt.c.error,
         run_attempt.c.peak_memory_bytes,
     ).outerjoin(run_attempt, and_(run_attempt.c.run_id == run.c.id, run_attempt.c.attempt == run.c.attempt))
+
+
+def _attempts() -> Select[Any]:
+    return select(run_attempt, run_output.c.text.label("output"), run_output.c.truncated).outerjoin(
+        run_output, run_output.c.attempt_id == run_attempt.c.id
+    )
 
 
 def _run_row(row: RowMapping) -> RunRow:

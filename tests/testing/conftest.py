@@ -1,0 +1,17 @@
+"""Worlds for the tests of the simulation; the plugin's own fixture is tested through pytester."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scheduler_service.testing import Scheduler
+
+
+@pytest.fixture
+def worlds(tmp_path: Path) -> Iterator[Scheduler]:
+    """A maker of worlds whose folder is empty."""
+    with Scheduler(tmp_path) as scheduler:
+        yield scheduler
