@@ -51,7 +51,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "ticks_missed": (WARNING, "job scheduled_at until? reason"),
     "ticks_paused": (DEBUG, "job scheduled_at until?"),
     "job_paused": (INFO, "job until? by? reason?"),
-    "job_resumed": (INFO, "job"),
+    "job_resumed": (INFO, "job by?"),
     "run_replaced": (INFO, "job run by"),
     "settling_held": (DEBUG, "job run holder"),
     "statement_fenced": (WARNING, "statement term"),

@@ -98,6 +98,7 @@ def _write_paused(answer: Paused, as_json: bool) -> None:
 
 @click.command("resume")
 @database_options
+@by_option
 @json_option
 @click.argument("job")
 def resume_command(
@@ -105,6 +106,7 @@ def resume_command(
     database_url: str | None,
     schema: str | None,
     lock_id: int | None,
+    by: str | None,
     as_json: bool,
     job: str,
 ) -> None:
@@ -112,8 +114,9 @@ def resume_command(
 
     A job that is not paused is left as it is, and that is no failure: it runs, as was asked.
     """
+    name = asker(by)
     with open_history(config_path, database_url, schema, lock_id) as (_, place):
-        answer = Requests(place.database, place.lock_id).resume(job)
+        answer = Requests(place.database, place.lock_id).resume(job, by=name)
     if isinstance(answer, NoSuchJob):
         refuse_job(answer)
     resumed = not isinstance(answer, NotPaused)

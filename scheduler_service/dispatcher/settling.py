@@ -30,7 +30,7 @@ def holder_in_doubt(runs: Sequence[OpenRun], me: str, believed_after: datetime) 
     run is closed as lost.
     """
     for one in runs:
-        if one.run.state is not State.RUNNING or one.run.instance_id == me:
+        if one.run.state is State.WAITING or one.run.instance_id == me:
             continue
         if one.holder_seen_at is None or one.holder_seen_at < believed_after:
             return one
@@ -125,7 +125,9 @@ def _replaced(
     staying = [
         one
         for one in runs
-        if not one.cancel_requested and not (one.run.kind is Kind.MANUAL and one.run.state is State.WAITING)
+        if not one.cancel_requested
+        and one.run.state in (State.WAITING, State.RUNNING)
+        and not (one.run.kind is Kind.MANUAL and one.run.state is State.WAITING)
     ]
     leaving = staying[: max(0, len(staying) + len(chosen) - limit)]
     by = f"the tick of {chosen[-1].scheduled_at.isoformat().replace('+00:00', 'Z')}, which replaces it"

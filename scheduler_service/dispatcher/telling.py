@@ -33,7 +33,8 @@ def tell_settlement(events: Events, settlement: Settlement) -> None:
     """Tell what became of ticks that do not run, and of what makes room for those that do."""
     job_id = settlement.state.job_id
     if settlement.resumed:
-        events.emit("job_resumed", job=job_id)
+        by = settlement.state.resumed_by
+        events.emit("job_resumed", job=job_id, **({} if by is None else {"by": by}))
     for run_id, by in settlement.replaced:
         events.emit("run_replaced", job=job_id, run=run_id, by=by)
     for one in settlement.decisions:

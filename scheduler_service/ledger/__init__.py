@@ -43,6 +43,7 @@ class JobState:
     paused_until: datetime | None = None
     paused_by: str | None = None
     pause_reason: str | None = None
+    resumed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Adoption:
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run that waits or runs, and the last sign of life of the replica that runs it."""
+    """A run that waits or runs, or whose code goes on after its end; and when its replica was seen last."""
 
     run: Run
     holder_seen_at: datetime | None = None
@@ -103,7 +104,17 @@ class Settlement:
     def applied(self) -> JobState:
         """Return the job's state after this was written."""
         old = self.state
-        pause = () if self.resumed else (old.paused_at, old.paused_until, old.paused_by, old.pause_reason)
+        pause = (
+            ()
+            if self.resumed
+            else (
+                old.paused_at,
+                old.paused_until,
+                old.paused_by,
+                old.pause_reason,
+                old.resumed_by,
+            )
+        )
         return JobState(
             old.job_id, self.schedule, self.timezone, self.enabled, old.accountable_from, self.until, *pause
         )

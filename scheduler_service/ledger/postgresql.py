@@ -22,7 +22,7 @@ from scheduler_service.ledger import (
     Settlement,
     StartsLimits,
 )
-from scheduler_service.ledger.reading import PEERS, SIGN_IN, STATE_COLUMNS, LedgerReads
+from scheduler_service.ledger.reading import PEERS, SIGN_IN, STATE_COLUMNS, LedgerReads, asker
 from scheduler_service.ledger.statements import ADOPT, FINISH, MARK_LOST, PRUNE, SETTLE, SIGN_OUT, START, UNSTART
 from scheduler_service.model import Attempt, JobSpec, Lease, Reason, Run
 
@@ -71,7 +71,9 @@ class PostgresLedger(LedgerReads):
                 **dict.fromkeys(("jobs", "schedules", "timezones", "run_jobs", "kinds", "states", "reasons"), _TEXTS),
                 **dict.fromkeys(("since", "until", "paused_at", "paused_until", "ticks", "untils", "dues"), _TIMES),
                 **dict.fromkeys(("enabled", "resumed", "pausing"), _BOOLS),
-                **dict.fromkeys(("withdrawn_jobs", "withdrawn_reasons", "replaced_jobs", "replaced_by"), _TEXTS),
+                **dict.fromkeys(
+                    ("withdrawn_jobs", "withdrawn_reasons", "replaced_jobs", "replaced_by", "askers"), _TEXTS
+                ),
                 **dict.fromkeys(("withdrawn", "replaced"), _IDS),
             },
             **self._fence_values(lease),
@@ -92,6 +94,7 @@ class PostgresLedger(LedgerReads):
             states=[str(decision.state) for _, decision in rows],
             reasons=[str(decision.reason) for _, decision in rows],
             pausing=[decision is one.decisions[0] and decision.reason is Reason.PAUSED for one, decision in rows],
+            askers=[asker(one, decision) for one, decision in rows],
             withdrawn_jobs=[job_id for job_id, _, _ in gone],
             withdrawn=[run_id for _, run_id, _ in gone],
             withdrawn_reasons=[reason for _, _, reason in gone],

@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, bindparam, text
 
 from scheduler_service.database import Database
-from scheduler_service.ledger import Held, JobState, OpenRun, Peer, Poll, Replica, SignedIn, Survey
-from scheduler_service.model import Attempt, Kind, Lease, Run, State
+from scheduler_service.ledger import Held, JobState, OpenRun, Peer, Poll, Replica, Settlement, SignedIn, Survey
+from scheduler_service.model import Attempt, Decision, Kind, Lease, Reason, Run, State
 from scheduler_service.tables import DATABASE_TIME, from_microseconds, to_microseconds
 
 STATE_COLUMNS = """job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until,
-  paused_by, pause_reason"""
+  paused_by, pause_reason, resumed_by"""
 _RUN_COLUMNS = "r.id, r.job_id, r.scheduled_at, r.due_at, r.kind, r.state, r.attempt"
 PAUSE_SHOWN_SECONDS = 5  # for so long a poll tells of a new pause
 
@@ -43,6 +43,11 @@ PEERS = """select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_a
     from {p}replica p where p.lock_id = :lock_id"""
 
 
+def asker(settlement: Settlement, decision: Decision) -> str | None:
+    """Return who asked for what is decided: whoever paused the job, for the ticks of its pause."""
+    return settlement.state.paused_by if decision.reason is Reason.PAUSED else None
+
+
 class LedgerReads:
     """The part of the ledger that does not depend on how a write is made atomic."""
 
@@ -58,14 +63,18 @@ class LedgerReads:
             return self._job_states(connection, job_ids)
 
     def survey(self, job_ids: Sequence[str]) -> Survey:
-        """Read the time and the open runs of some jobs, oldest tick first."""
+        """Read the time and the open runs of some jobs, oldest tick first; with those whose code goes on."""
         # One statement, so that the time and the runs belong together: the row of the time is always there.
         rows = self._rows(
             f"""select t.now, {_RUN_COLUMNS}, a.instance_id, p.seen_at, r.cancel_requested_at is not null
                   from (select {{now}} as now) t
-                  left join {{p}}run r
-                    on r.lock_id = :lock_id and r.state in ('waiting', 'running') and r.job_id in :jobs
-                  left join {{p}}run_attempt a on r.state = 'running' and a.run_id = r.id and a.attempt = r.attempt
+                  left join (
+                    select * from {{p}}run where lock_id = :lock_id and state in ('waiting', 'running')
+                    union all
+                    select * from {{p}}run
+                     where lock_id = :lock_id and slot_held and state not in ('waiting', 'running')) r
+                    on r.job_id in :jobs
+                  left join {{p}}run_attempt a on r.state <> 'waiting' and a.run_id = r.id and a.attempt = r.attempt
                   left join {{p}}replica p on p.instance_id = a.instance_id
                  order by r.scheduled_at, r.id""",
             jobs=list(job_ids),
@@ -204,7 +213,7 @@ class LedgerReads:
 
     def job_state(self, row: Sequence[Any]) -> JobState:
         """Return the values of STATE_COLUMNS as a JobState."""
-        job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until, by, reason = row
+        job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until, *words = row
         return JobState(
             job_id,
             schedule,
@@ -214,8 +223,7 @@ class LedgerReads:
             self.known_moment(settled_until),
             self.moment(paused_at),
             self.moment(paused_until),
-            by,
-            reason,
+            *words,
         )
 
     def _run(self, row: Sequence[Any], instance_id: str | None = None, arguments: str | None = None) -> Run:

@@ -226,13 +226,13 @@ class Requests:
                 return job
             return NotSettled(job_id, job.paused_until or job.now)
 
-    def resume(self, job_id: str) -> Resumed | NotPaused | NoSuchJob:
+    def resume(self, job_id: str, *, by: str) -> Resumed | NotPaused | NoSuchJob:
         """End the pause of a job, also of one that is not configured any more."""
         with self._database.connect() as connection:
             row = connection.execute(
                 update(job_state)
                 .where(self._is(job_id), job_state.c.paused_at.is_not(None), _lasts())
-                .values(paused_until=database_time())
+                .values(paused_until=database_time(), resumed_by=by)
                 .returning(job_state.c.paused_at, job_state.c.paused_until)
             ).first()
             if row is not None:

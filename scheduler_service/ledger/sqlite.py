@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from scheduler_service.ledger import ABSENT_AFTER, Adoption, LostAttempt, Settlement, StartsLimits
+from scheduler_service.ledger.reading import asker
 from scheduler_service.ledger.sqlite_endings import MICROSECONDS, SqliteEndings
 from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Reason, Run
 
@@ -214,7 +215,8 @@ class SqliteLedger(SqliteEndings):
                       paused_at = case when :resumed then null else paused_at end,
                       paused_until = case when :resumed then null else paused_until end,
                       paused_by = case when :resumed then null else paused_by end,
-                      pause_reason = case when :resumed then null else pause_reason end
+                      pause_reason = case when :resumed then null else pause_reason end,
+                      resumed_by = case when :resumed then null else resumed_by end
                 where lock_id = :lock_id and job_id = :job and settled_until = :since and paused_at is :paused_at
                   and paused_until is :paused_until and settled_until <= :until returning job_id""",
             until=self.stamp(one.until),
@@ -236,8 +238,8 @@ class SqliteLedger(SqliteEndings):
             self._on(
                 connection,
                 """insert into {p}run (lock_id, job_id, scheduled_at, until, due_at, kind, state, reason, decided_at,
-                     decided_by)
-                   values (:lock_id, :job, :tick, :until, :due, :kind, :state, :reason, :now, :me)
+                     decided_by, requested_by)
+                   values (:lock_id, :job, :tick, :until, :due, :kind, :state, :reason, :now, :me, :asker)
                    on conflict (lock_id, job_id, scheduled_at) where kind in ('scheduled', 'catch_up', 'range')
                    do nothing""",
                 job=state.job_id,
@@ -247,6 +249,7 @@ class SqliteLedger(SqliteEndings):
                 kind=str(decision.kind),
                 state=str(decision.state),
                 reason=str(decision.reason),
+                asker=asker(one, decision),
                 now=now,
                 me=leader_id,
             )

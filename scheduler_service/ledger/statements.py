@@ -52,7 +52,8 @@ SETTLE = (
          paused_at = case when j.resumed then null else s.paused_at end,
          paused_until = case when j.resumed then null else s.paused_until end,
          paused_by = case when j.resumed then null else s.paused_by end,
-         pause_reason = case when j.resumed then null else s.pause_reason end
+         pause_reason = case when j.resumed then null else s.pause_reason end,
+         resumed_by = case when j.resumed then null else s.resumed_by end
     from fence, unnest(:jobs, :since, :until, :paused_at, :paused_until, :schedules, :timezones, :enabled, :resumed)
          as j (job_id, since, until, paused_at, paused_until, schedule, timezone, enabled, resumed)
    where s.lock_id = :lock_id and s.job_id = j.job_id and s.settled_until = j.since
@@ -60,8 +61,8 @@ SETTLE = (
      and j.until >= s.settled_until and j.until <= clock_timestamp()
   returning s.job_id),
 d as (
-  select * from swapped join unnest(:run_jobs, :ticks, :untils, :dues, :kinds, :states, :reasons, :pausing)
-         as d (job_id, scheduled_at, until, due_at, kind, state, reason, pausing) using (job_id)),
+  select * from swapped join unnest(:run_jobs, :ticks, :untils, :dues, :kinds, :states, :reasons, :pausing, :askers)
+         as d (job_id, scheduled_at, until, due_at, kind, state, reason, pausing, requested_by) using (job_id)),
 extended as (
   -- A pause that goes on is one row for each leader, not one for each tick.
   update {p}run r set until = d.until, decided_at = clock_timestamp()
@@ -72,8 +73,10 @@ extended as (
    where d.pausing and newest.reason = 'paused' and newest.decided_by = :me and r.id = newest.id
   returning r.job_id),
 decided as (
-  insert into {p}run (lock_id, job_id, scheduled_at, until, due_at, kind, state, reason, decided_at, decided_by)
-  select :lock_id, d.job_id, d.scheduled_at, d.until, d.due_at, d.kind, d.state, d.reason, clock_timestamp(), :me
+  insert into {p}run (lock_id, job_id, scheduled_at, until, due_at, kind, state, reason, decided_at, decided_by,
+                      requested_by)
+  select :lock_id, d.job_id, d.scheduled_at, d.until, d.due_at, d.kind, d.state, d.reason, clock_timestamp(), :me,
+         d.requested_by
     from d where not (d.pausing and exists (select 1 from extended e where e.job_id = d.job_id))
   on conflict (lock_id, job_id, scheduled_at) where kind in ('scheduled', 'catch_up', 'range') do nothing
   returning id),

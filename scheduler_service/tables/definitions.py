@@ -98,6 +98,7 @@ job_state = Table(
     Column("paused_until", UtcMicroseconds),
     Column("paused_by", Text),
     Column("pause_reason", Text),
+    Column("resumed_by", Text),
     PrimaryKeyConstraint("lock_id", "job_id", name="job_state_pkey"),
     _index("job_state_paused", "lock_id", where="paused_at is not null"),
 )

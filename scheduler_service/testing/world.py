@@ -145,7 +145,7 @@ class World:
 
         def happen(course: Course) -> None:
             course.require_database()
-            answer = course.requests.resume(job)
+            answer = course.requests.resume(job, by=WHO)
             if not isinstance(answer, Resumed):
                 raise OrderError(f"it is refused: {answer}")
 

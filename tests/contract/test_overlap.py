@@ -284,3 +284,31 @@ def test_a_lost_run_is_started_again_on_another_replica(world: World, database: 
     ((again),) = successor.pool.taken.values()
     assert (again.attempt, again.instance_id) == (2, OTHER)
     assert [event.fields.get("rerun") for event in successor.told if event.name == "attempt_lost"] == [True]
+
+
+def test_a_tick_that_comes_due_while_a_thread_is_stuck_is_skipped(world: World) -> None:
+    spec = job()
+    world.adopt(spec, back=HOUR)
+    world.step_all()
+    stuck = Outcome(State.TIMED_OUT, 0.1, returned=False)
+    world.cut.ledger.finish([Finished(attempt, stuck) for attempt in world.pool.taken.values()])
+    world.pool.taken.clear()
+    tick(world, spec)
+    assert decided(world) == ["timed_out", "skipped overlap"]
+
+
+def test_who_paused_stands_with_the_skipped_ticks_and_who_resumed_is_told(world: World) -> None:
+    spec = job()
+    world.adopt(spec, back=MICROSECOND)
+    world.execute(update(job_state).values(paused_at=world.now() - 3 * HOUR, paused_by="anna"))
+    world.execute(update(job_state).values(settled_until=world.now() - 2 * HOUR))
+    world.configure(spec)
+    world.elect(3)
+    world.step_all()
+    (row,) = world.execute(select(run.c.reason, run.c.requested_by))
+    assert tuple(row) == ("paused", "anna")
+    world.execute(update(job_state).values(paused_until=world.now(), resumed_by="ben"))
+    world.clock.added += 1.0
+    world.step_all()
+    (resumed,) = [event for event in world.told if event.name == "job_resumed"]
+    assert resumed.fields["by"] == "ben"

@@ -122,7 +122,7 @@ def test_a_job_that_no_leader_had_is_answered_with_those_that_one_had(world: Ask
     unknown = NoSuchJob("c", ("a", "b"))
     assert world.requests.trigger("c", by="ann") == unknown
     assert world.requests.pause("c", by="ann") == unknown
-    assert world.requests.resume("c") == unknown
+    assert world.requests.resume("c", by="ben") == unknown
 
 
 def test_a_job_that_left_the_configuration_is_neither_triggered_nor_paused(world: Asking) -> None:
@@ -146,7 +146,7 @@ def test_a_run_of_a_paused_job_waits_until_it_is_resumed(world: Asking) -> None:
     world.requests.pause("a", by="ann")
     assert world.triggered().paused
     assert world.ledger.poll(10).runs == ()
-    world.requests.resume("a")
+    world.requests.resume("a", by="ben")
     assert not world.triggered().paused
     assert len(world.ledger.poll(10).runs) == 2
 
@@ -183,7 +183,7 @@ def test_a_pause_cannot_end_in_the_past(world: Asking) -> None:
 def test_a_pause_that_is_over_is_not_begun_anew_before_it_is_settled(world: Asking) -> None:
     world.adopt("a")
     world.requests.pause("a", by="ann", reason="first")
-    resumed = world.requests.resume("a")
+    resumed = world.requests.resume("a", by="ben")
     assert isinstance(resumed, Resumed)
     assert world.requests.pause("a", by="bob", reason="second") == NotSettled("a", resumed.at)
     assert (world.job().paused_by, world.job().pause_reason) == ("ann", "first")
@@ -198,7 +198,7 @@ def test_a_pause_that_is_over_is_not_begun_anew_before_it_is_settled(world: Aski
 def test_resuming_ends_the_pause_and_leaves_the_rest_to_the_leader(world: Asking) -> None:
     settled_until = world.adopt("a")["a"].settled_until
     paused = world.requests.pause("a", by="ann", until=world.now() + MINUTE)
-    answer = world.requests.resume("a")
+    answer = world.requests.resume("a", by="ben")
     assert isinstance(paused, Paused)
     assert isinstance(answer, Resumed)
     assert paused.at == answer.since <= answer.at <= world.now()
@@ -208,11 +208,11 @@ def test_resuming_ends_the_pause_and_leaves_the_rest_to_the_leader(world: Asking
 
 def test_resuming_twice_does_not_move_the_end(world: Asking) -> None:
     world.adopt("a")
-    assert world.requests.resume("a") == NotPaused("a")
+    assert world.requests.resume("a", by="ben") == NotPaused("a")
     world.requests.pause("a", by="ann")
-    first = world.requests.resume("a")
+    first = world.requests.resume("a", by="ben")
     assert isinstance(first, Resumed)
-    assert world.requests.resume("a") == NotPaused("a")
+    assert world.requests.resume("a", by="ben") == NotPaused("a")
     assert world.job().paused_until == first.at
 
 

@@ -215,7 +215,8 @@ def _folded(history: History, row: RunRow, moment: datetime) -> str:
 
 def _explain_skipped(history: History, row: RunRow) -> str:
     if row.reason is Reason.PAUSED:
-        return "The tick was skipped because the job was paused."
+        by = f" by {row.requested_by}" if row.requested_by else ""
+        return f"The tick was skipped because the job was paused{by}."
     if row.reason is Reason.QUEUE_LIMIT:
         return "The tick was skipped because as many runs as the job's queue_limit waited already (overlap 'queue')."
     other = history.run_at_work(row.job_id, row.due_at)

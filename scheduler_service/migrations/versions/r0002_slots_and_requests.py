@@ -22,6 +22,7 @@ def upgrade() -> None:
     for table, column in (
         ("leader_lease", sa.Column("resign_by", sa.Text)),
         ("job_state", sa.Column("max_running", sa.Integer)),
+        ("job_state", sa.Column("resumed_by", sa.Text)),
         ("run", sa.Column("slot", sa.Integer)),
         ("run", sa.Column("cancel_requested_by", sa.Text)),
         ("run_attempt", sa.Column("peak_memory_bytes", sa.BigInteger)),
