@@ -100,8 +100,9 @@ def _stopping(stop: Stopping) -> Iterator[None]:
     def ask(number: int, _: FrameType | None) -> None:
         if stop.is_set():
             os._exit(INTERRUPTED)  # whatever the job is doing
-        click.echo("stopping; once more to stop at once", err=True)
+        # Before it is told, because whoever reads it may signal again at once.
         stop.request(f"{signal.Signals(number).name} was received")
+        click.echo("stopping; once more to stop at once", err=True)
 
     former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
