@@ -161,6 +161,8 @@ update {p}run r
   from gone where r.id = gone.run_id and r.attempt = gone.attempt and r.state = 'running' returning r.id"""
 
 # A running attempt and a stuck thread both hold the slot of their run, and few slots are held at a time.
+# Whether somebody asked the run to stop is read from the row as it is when it is locked, not from `w`: a run
+# that waits again although it shall stop is never started and never ends.
 _CLOSE = """lost as (
   update {p}run_attempt a set state = 'lost', finished_at = clock_timestamp()
     from gone where a.instance_id = gone.instance_id and a.state = 'running' returning a.id, a.run_id, a.attempt),
@@ -171,16 +173,20 @@ left_open as (
    where r.lock_id = :lock_id and r.slot_held and a.instance_id = gone.instance_id and a.state <> 'running'),
 closed as (
   update {p}run r
-     set state = case when o.attempt_id is null then r.state when o.again then 'waiting' else 'lost' end,
-         reason = case when o.attempt_id is null then r.reason when o.again then 'rerun' end,
-         due_at = case when o.again then clock_timestamp() else r.due_at end, slot_held = false
-    from (select left_open.*, w.cancel_requested_at is null and left_open.attempt_id is not null and exists (
+     set state = case when o.attempt_id is null then r.state
+                      when o.again and r.cancel_requested_at is null then 'waiting' else 'lost' end,
+         reason = case when o.attempt_id is null then r.reason
+                       when o.again and r.cancel_requested_at is null then 'rerun' end,
+         due_at = case when o.again and r.cancel_requested_at is null then clock_timestamp() else r.due_at end,
+         slot_held = false
+    from (select left_open.*, left_open.attempt_id is not null and exists (
                    select 1 from unnest(:limited, :limits) as l (job_id, starts)
                     where l.job_id = w.job_id and w.attempt < l.starts) as again
             from left_open join {p}run w on w.id = left_open.run_id) o
    where r.id = o.run_id and r.attempt = o.attempt and r.lock_id = :lock_id
      and (o.attempt_id is null or r.state <> 'waiting')
-  returning r.id, r.job_id, r.scheduled_at, o.attempt_id, r.attempt, o.again)"""
+  returning r.id, r.job_id, r.scheduled_at, o.attempt_id, r.attempt,
+            o.again and r.cancel_requested_at is null as again)"""
 
 MARK_LOST = (
     _FENCE
