@@ -98,7 +98,8 @@ START = (
          row_number() over (partition by r.job_id order by r.scheduled_at, r.id) as turn,
          (select count(*) from {p}run o where o.lock_id = r.lock_id and o.job_id = r.job_id and o.slot_held) as held
     from {p}run r join unnest(:runs, :limits) as w (id, max_running) on w.id = r.id
-   where r.state = 'waiting' and r.due_at <= clock_timestamp() and r.cancel_requested_at is null),
+   where r.state = 'waiting' and r.due_at <= clock_timestamp() and r.cancel_requested_at is null
+     and not (r.slot_held and w.max_running is not null)),
 free as (
   select j.job_id, s.slot, row_number() over (partition by j.job_id order by s.slot) as turn
     from (select distinct job_id, max_running from wanted where max_running is not null) j
