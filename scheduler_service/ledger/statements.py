@@ -221,7 +221,10 @@ old as (
      and coalesce(r.until, r.scheduled_at) <= s.settled_until
      and (r.decided_at < clock_timestamp() - :keep_for or r.id <= surplus.id)
    limit :most),
-pruned as (delete from {p}run r using old where r.id = old.id returning r.id),
+pruned as (
+  -- Asked again of the row as it is when it is locked: a late result may let a lost run wait again.
+  delete from {p}run r using old
+   where r.id = old.id and r.state not in ('waiting', 'running') and not r.slot_held returning r.id),
 replicas as (
   delete from {p}replica p using fence where p.lock_id = :lock_id and p.seen_at < clock_timestamp() - interval '1 hour'
      and not exists (select 1 from {p}run_attempt a where a.instance_id = p.instance_id and a.state = 'running')),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -128,3 +129,12 @@ def test_a_loss_behind_a_cancel_does_not_run_the_run_again(race: Race, end: str)
     closed.result(60)
     # Waiting, it would never be started nor end: the job would have an open run for ever.
     assert race.row(run, id=attempt.run_id).state == "lost"
+
+
+def test_a_run_that_is_tried_again_after_all_is_not_pruned(race: Race) -> None:
+    attempt = race.started()
+    race.ledger.mark_lost(race.lease, ME, None, {})
+    pruned = race.behind(RETRY, lambda: race.ledger.prune(race.lease, timedelta(0), 0, 100))
+    race.first.commit()
+    assert pruned.result(60) == 0
+    assert race.row(run, id=attempt.run_id).state == "waiting"
