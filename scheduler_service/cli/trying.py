@@ -104,7 +104,9 @@ def _stopping(stop: Stopping) -> Iterator[None]:
         stop.request(f"{signal.Signals(number).name} was received")
         click.echo("stopping; once more to stop at once", err=True)
 
-    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    # SIGCHLD: as in a replica.
+    handlers: dict[int, Any] = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGCHLD: signal.SIG_DFL}
+    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -80,7 +80,7 @@ def run_command(
 
 def _arguments(spec: JobSpec, folder: Path, variables: Mapping[str, str]) -> list[str]:
     """Return the program and its arguments; CommandError where it cannot be found."""
-    if (problem := folder_problem(folder)) is not None:
+    if (problem := folder_problem(folder, hidden="working_directory" in spec.hidden)) is not None:
         raise CommandError(problem)
     if isinstance(spec.command, str):
         return [SHELL, "-c", spec.command]
@@ -90,16 +90,22 @@ def _arguments(spec: JobSpec, folder: Path, variables: Mapping[str, str]) -> lis
     if "/" not in program:
         found = shutil.which(program, path=variables.get("PATH", os.defpath))
         if found is None:
-            raise CommandError(f"command not found: no {program!r} on the PATH")
+            raise CommandError(f"command not found: no {_shown(program, spec)} on the PATH")
         return [str(folder / found), *rest]
     path = folder / program
+    shown = _shown(path, spec)
     if path.is_dir():
-        raise CommandError(f"{str(path)!r} is a folder, not a program")
+        raise CommandError(f"{shown} is a folder, not a program")
     if not path.exists():
-        raise CommandError(f"command not found: there is no file {str(path)!r}")
+        raise CommandError(f"command not found: there is no file {shown}")
     if not os.access(path, os.X_OK):
-        raise CommandError(f"{str(path)!r} is not executable: chmod +x it, or name its interpreter")
+        raise CommandError(f"{shown} is not executable: chmod +x it, or name its interpreter")
     return [str(path), *rest]
+
+
+def _shown(program: object, spec: JobSpec) -> str:
+    """Return the program for a person, but nothing that came from variables."""
+    return "'***'" if spec.hidden & {"command", "working_directory"} else repr(str(program))
 
 
 class _Group:

@@ -174,8 +174,9 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def folder_problem(folder: Path) -> str | None:
-    """Return what keeps `folder` from being a working directory, or None."""
+def folder_problem(folder: Path, *, hidden: bool) -> str | None:
+    """Return what keeps `folder`, whose name may be `hidden`, from being a working directory, or None."""
     if folder.is_dir():
         return None
-    return f"the working directory {str(folder)!r} {'is not a folder' if folder.exists() else 'does not exist'}"
+    name = "" if hidden else f" {str(folder)!r}"
+    return f"the working directory{name} {'is not a folder' if folder.exists() else 'does not exist'}"

@@ -121,7 +121,9 @@ class Service:
         def reload(_: int, __: FrameType | None) -> None:
             self._parts.reloader.request()
 
-        handlers = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGHUP: reload}
+        handlers: dict[int, Any] = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGHUP: reload}
+        # Ignored, as a parent or a job's module may have left it, it would cost us how commands end.
+        handlers[signal.SIGCHLD] = signal.SIG_DFL
         return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def _prepare_database(self) -> datetime | None:

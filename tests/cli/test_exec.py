@@ -123,6 +123,21 @@ def test_a_command_that_fails_has_its_exit_code_named(process: Command, folder: 
     assert answered.lines[-1].endswith(" with exit code 3")
 
 
+IGNORING = "import os, signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+
+
+def test_a_module_that_ignores_the_end_of_children_costs_no_exit_code(process: Command, folder: Path) -> None:
+    (folder / "jobs" / "tried.py").write_text(f"{IGNORING}def plain(whom): return os.system('exit 4') >> 8\n")
+    assert "returned 4" in process("exec", "plain", folder=folder).lines[-1]
+
+
+def test_a_parent_that_ignores_the_end_of_children_costs_no_exit_code(folder: Path) -> None:
+    service = [sys.executable, "-m", "scheduler_service", "exec", "command"]
+    words = [sys.executable, "-c", f"{IGNORING}os.execv(sys.argv[1], sys.argv[1:])", *service]
+    done = subprocess.run(words, cwd=folder, env=process_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "exit code 3")
+
+
 def test_a_function_in_a_process_of_its_own_shows_the_same_and_its_memory(process: Command, folder: Path) -> None:
     isolated = CONFIG.replace("kwargs: {whom: you}}", "kwargs: {whom: you}, isolation: process}")
     (folder / "config.yaml").write_text(isolated)

@@ -198,7 +198,7 @@ def test_a_pause_that_is_over_is_not_begun_anew_before_it_is_settled(world: Aski
 def test_a_disabled_job_is_paused_again_though_nobody_settled_its_last_pause(world: Asking) -> None:
     world.adopt("a", enabled=False)
     first = world.requests.pause("a", by="ann")
-    world.requests.resume("a")
+    world.requests.resume("a", by="ben")
     again = world.requests.pause("a", by="bob")
     assert isinstance(first, Paused)
     assert isinstance(again, Paused)

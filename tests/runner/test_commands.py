@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from scheduler_service.context import Stopping
-from scheduler_service.model import State
+from scheduler_service.model import Isolation, State
 from tests.runner.conftest import Bench
 from tests.runner.process_table import alive, children, marked, none_outlives, number_in
 from tests.waiting import wait_until
@@ -388,3 +388,19 @@ def test_no_moment_of_starting_a_command_is_unguarded(tmp_path: Path, instance: 
         wait_until(lambda: len(marked(f"SCHEDULER_INSTANCE={instance}")) >= 2 + trial)
         replica.kill()
     wait_until(lambda: not marked(f"SCHEDULER_INSTANCE={instance}"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"command": ("s3cret",)}, "command not found: no '***' on the PATH"),
+        ({"command": ("/nope/s3cret",)}, "command not found: there is no file '***'"),
+        ({"command": ("/",)}, "'***' is a folder, not a program"),
+        ({"command": "date", "working_directory": Path("/s3cret")}, "the working directory does not exist"),
+        ({"run": "tidy:main", "working_directory": Path("/s3cret")}, "the working directory does not exist"),
+    ],
+)
+def test_what_came_from_variables_is_not_told_where_it_is_wrong(bench: Bench, settings, error):
+    bench.write("def main(): ...")
+    outcome = bench.run(**settings, isolation=Isolation.PROCESS, hidden=frozenset(settings))
+    assert (outcome.state, outcome.error) == (State.FAILED, error)
