@@ -31,6 +31,7 @@ BURY_SECONDS = 30.0  # how long killed processes are waited for, which may hang 
 # How long a function may take to be loaded before its `timeout` counts all the same.
 LOAD_SECONDS = 60.0
 FIRST_PAUSE_SECONDS = 0.0002
+UNGUARDED = "the process that watched over it was killed, and it was ended with it"
 
 
 class Group(Protocol):

@@ -36,7 +36,7 @@ from scheduler_service.runner.callable import Call
 from scheduler_service.runner.channel import Channel, End, Request
 from scheduler_service.runner.command import environment
 from scheduler_service.runner.ending import Ending
-from scheduler_service.runner.group import Asked, bury, folder_problem, follow, signal_group, signal_name
+from scheduler_service.runner.group import UNGUARDED, Asked, bury, folder_problem, follow, signal_group, signal_name
 from scheduler_service.runner.output import Output, clean
 from scheduler_service.runner.template import PROGRAM, REQUEST
 
@@ -334,7 +334,7 @@ def _ending(end: End | None, asked: Asked | None) -> Ending:
     if end is None:
         if asked is not None:
             return Ending(asked.state, asked.error)
-        return Ending(State.FAILED, "the process that watched over it was killed, and it was ended with it")
+        return Ending(State.FAILED, UNGUARDED)
     return replace(_told(end, asked), peak_memory_bytes=end.peak_memory_bytes)
 
 
