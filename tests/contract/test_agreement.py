@@ -180,7 +180,7 @@ class Side(World):
         return type(self.requests.pause(JOBS[one % 2], by="ann", until=None)).__name__
 
     def do_resume(self, one: int, *_: int) -> Any:
-        return type(self.requests.resume(JOBS[one % 2])).__name__
+        return type(self.requests.resume(JOBS[one % 2], by="ben")).__name__
 
     def do_elect(self, one: int, *_: int) -> Any:
         self.term += 1
