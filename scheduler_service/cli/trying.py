@@ -97,9 +97,13 @@ def _run(runner: Runner, attempt: Attempt, spec: JobSpec) -> Outcome:
 
 @contextmanager
 def _stopping(stop: Stopping) -> Iterator[None]:
+    asked = False
+
     def ask(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if asked or stop.is_set():
             os._exit(INTERRUPTED)  # whatever the job is doing
+        asked = True  # before it is told: the next signal may come in the middle of that
         click.echo("stopping; once more to stop at once", err=True)
         stop.request(f"{signal.Signals(number).name} was received")
 
