@@ -97,12 +97,15 @@ def _run(runner: Runner, attempt: Attempt, spec: JobSpec) -> Outcome:
 
 @contextmanager
 def _stopping(stop: Stopping) -> Iterator[None]:
+    asked = False
+
     def ask(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if asked or stop.is_set():
             os._exit(INTERRUPTED)  # whatever the job is doing
-        # Before it is told, because whoever reads it may signal again at once.
-        stop.request(f"{signal.Signals(number).name} was received")
+        asked = True  # before it is told: the next signal may come in the middle of that
         click.echo("stopping; once more to stop at once", err=True)
+        stop.request(f"{signal.Signals(number).name} was received")
 
     # SIGCHLD: as in a replica.
     handlers: dict[int, Any] = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGCHLD: signal.SIG_DFL}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from scheduler_service.cli import trying
+from scheduler_service.context import Stopping
 from tests.cli.conftest import PROCESS_SECONDS, Answered, Command, process_environment
 
 CONFIG = """\
@@ -190,6 +194,14 @@ def test_a_second_signal_ends_what_does_not_listen(begin: list[Begun], folder: P
     begin[0].process.send_signal(signal.SIGINT)
 
     assert begin[0].end().code == 130
+
+
+def test_a_second_signal_counts_while_the_first_is_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(click, "echo", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended, trying._stopping(Stopping()):
+        signal.raise_signal(signal.SIGINT)
+    assert ended.value.code == 130
 
 
 @pytest.mark.parametrize(
