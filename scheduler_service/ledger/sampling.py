@@ -6,12 +6,13 @@ attempts that have begun or ended since the last time.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import BigInteger, Text, bindparam, text
+from sqlalchemy.types import TypeEngine
 
 from scheduler_service.database import Database
 from scheduler_service.model import State
@@ -60,6 +61,8 @@ _ATTEMPTS = """
 select 'newest', coalesce(max(id), 0) from {p}run_attempt
 union all
 select 'open', id from {p}run_attempt where state = 'running'"""
+
+_LISTS: Mapping[str, type[TypeEngine[Any]]] = {"jobs": Text, "open": BigInteger}  # typed, for they may be empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +176,8 @@ class Sampler:
         for word, meaning in self._words.items():
             statement = statement.replace(word, meaning)
         clause = text(statement)
-        lists = (name for name, value in values.items() if isinstance(value, list))
-        clause = clause.bindparams(*(bindparam(name, expanding=True) for name in lists))
+        lists = {name: type_ for name, type_ in _LISTS.items() if name in values}
+        clause = clause.bindparams(*(bindparam(name, expanding=True, type_=one) for name, one in lists.items()))
         known = {"lock_id": self._lock_id, **values} if ":lock_id" in statement else values
         with self._database.connect(seconds=self._seconds) as connection:
             return list(connection.execute(clause, known).fetchall())
