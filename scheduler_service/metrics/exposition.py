@@ -7,7 +7,7 @@ from the rows (a test compares them).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
@@ -59,29 +59,29 @@ def text(snapshot: Snapshot) -> bytes:
     return "".join(lines).encode()
 
 
-def _lines(name: str, names: Labels, rows: Rows) -> Iterable[str]:
+def _lines(name: str, names: Labels, rows: Rows) -> Iterator[str]:
+    places = sorted(enumerate(names), key=lambda one: one[1])
+    bounds = CATALOGUE[name].buckets
     for values, row in rows.items():
-        # Values are words of ours or ids of jobs, which hold nothing to escape; but a service has a name.
-        labels = ",".join(
-            [f'{label}="{_escaped(value, quotes=True)}"' for label, value in zip(names, values, strict=True)]
-        )
+        labels = [f'{label}="{_escaped(values[place], quotes=True)}"' for place, label in places]
         if isinstance(row, Distribution):
-            yield from _distribution(name, labels, row, CATALOGUE[name].buckets)
+            yield from _distribution(name, labels, row, bounds)
         else:
-            yield f"{name}{{{labels}}} {_number(row)}\n" if labels else f"{name} {_number(row)}\n"
+            yield f"{name}{_braced(labels)} {_number(row)}\n"
 
 
-def _distribution(name: str, labels: str, row: Distribution, bounds: tuple[float, ...]) -> Iterator[str]:
-    own = f"{{{labels}}}" if labels else ""
-    if not bounds:
-        yield f"{name}_count{own} {_number(row.count)}\n"
-    else:
-        before = f"{labels}," if labels else ""
-        for bound, count in zip(bounds, accumulate(row.buckets), strict=True):
-            yield f'{name}_bucket{{{before}le="{_number(bound)}"}} {_number(count)}\n'
-        yield f'{name}_bucket{{{before}le="+Inf"}} {_number(row.count)}\n'
-        yield f"{name}_count{own} {_number(row.count)}\n"
-    yield f"{name}_sum{own} {_number(row.sum)}\n"
+def _distribution(name: str, labels: list[str], row: Distribution, bounds: tuple[float, ...]) -> Iterator[str]:
+    if bounds:
+        counts = [*accumulate(row.buckets), row.count]
+        for bound, count in zip((*bounds, float("inf")), counts, strict=True):
+            place = _braced(sorted([*labels, f'le="{_number(bound)}"']))
+            yield f"{name}_bucket{place} {_number(count)}\n"
+    yield f"{name}_count{_braced(labels)} {_number(row.count)}\n"
+    yield f"{name}_sum{_braced(labels)} {_number(row.sum)}\n"
+
+
+def _braced(labels: list[str]) -> str:
+    return f"{{{','.join(labels)}}}" if labels else ""
 
 
 def _family(name: str, rows: Rows) -> Metric:
