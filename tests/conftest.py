@@ -17,10 +17,11 @@ pytest_plugins = ["pytester"]  # for tests/testing; pytest takes it from the out
 _server = pytest.StashKey[SharedServer]()
 _left_out = pytest.StashKey[dict[str, int]]()
 _ASKED_FOR = {"long": "they take minutes"}  # markers of tests that run only when -m names them
+_TOOLS = {"promtool": "it comes with Debian's package prometheus"}  # markers of tests that need a program of that name
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what must be asked for."""
+    """Leave out what must be asked for, and what needs a program that is not here."""
     left_out = config.stash.setdefault(_left_out, {})
     named = config.option.markexpr
     for marker in _ASKED_FOR:
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out[marker] = len(chosen)
             config.hook.pytest_deselected(items=chosen)
             items[:] = [item for item in items if not item.get_closest_marker(marker)]
+    for tool in _TOOLS:
+        needing = [item for item in items if item.get_closest_marker(tool)]
+        if needing and shutil.which(tool) is None:
+            left_out[tool] = len(needing)
+            config.hook.pytest_deselected(items=needing)
+            items[:] = [item for item in items if not item.get_closest_marker(tool)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -40,6 +47,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     lines += [
         f"left out: {count} tests marked {marker}, because {_ASKED_FOR[marker]}; run them with -m {marker}"
         for marker, count in config.stash.get(_left_out, {}).items()
+        if marker in _ASKED_FOR
+    ]
+    lines += [
+        f"left out: {count} tests, because there is no {tool}; {_TOOLS[tool]}"
+        for tool, count in config.stash.get(_left_out, {}).items()
+        if tool in _TOOLS
     ]
     for line in lines:
         terminalreporter.write_line(line)
