@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ pytest_plugins = ["pytester"]  # for tests/testing; pytest takes it from the out
 
 _server = pytest.StashKey[SharedServer]()
 _left_out = pytest.StashKey[dict[str, int]]()
+_heard = pytest.StashKey[list[str]]()
 _ASKED_FOR = {"long": "they take minutes"}  # markers of tests that run only when -m names them
 _TOOLS = {"promtool": "it comes with Debian's package prometheus"}  # markers of tests that need a program of that name
 
@@ -38,24 +40,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             items[:] = [item for item in items if not item.get_closest_marker(tool)]
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the words of this process to the one that prints, where several share the tests."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["notes"] = _notes(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the words of another process."""
+    heard = node.config.stash.setdefault(_heard, [])
+    heard += [note for note in getattr(node, "workeroutput", {}).get("notes", []) if note not in heard]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say which PostgreSQL was used and what was left out."""
-    lines = []
-    if server := config.stash.get(_server, None):
-        lines.append(f"PostgreSQL: {server.description}")
-        lines += [f"  not {note}" for note in server.notes]
-    lines += [
-        f"left out: {count} tests marked {marker}, because {_ASKED_FOR[marker]}; run them with -m {marker}"
-        for marker, count in config.stash.get(_left_out, {}).items()
-        if marker in _ASKED_FOR
-    ]
-    lines += [
-        f"left out: {count} tests, because there is no {tool}; {_TOOLS[tool]}"
-        for tool, count in config.stash.get(_left_out, {}).items()
-        if tool in _TOOLS
-    ]
-    for line in lines:
+    for line in config.stash.get(_heard, None) or _notes(config):
         terminalreporter.write_line(line)
+
+
+def _notes(config: pytest.Config) -> list[str]:
+    notes = []
+    if server := config.stash.get(_server, None):
+        notes.append(f"PostgreSQL: {server.description}")
+        notes += [f"  not {note}" for note in server.notes]
+    for marker, count in config.stash.get(_left_out, {}).items():
+        if marker in _ASKED_FOR:
+            why = f"marked {marker}, because {_ASKED_FOR[marker]}; run them with -m {marker}"
+        else:
+            why = f"because there is no {marker}; {_TOOLS[marker]}"
+        notes.append(f"left out: {count} tests {why}")
+    return notes
 
 
 @pytest.fixture(scope="session")
