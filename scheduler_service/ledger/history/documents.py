@@ -35,7 +35,7 @@ def status_document(standing: Standing, lost_after_seconds: float, version: str)
         "leader": leader_document(leader) if leader is not None else None,
         "config_drift": bool(standing.drifted(lost_after_seconds)),
         "replicas": [replica_document(standing, replica) for replica in standing.replicas],
-        "jobs": [job_document(job, standing.now) for job in standing.jobs],
+        "jobs": [job_document(job, standing.now, job.next_tick(standing.now)) for job in standing.jobs],
     }
 
 
@@ -63,8 +63,8 @@ def replica_document(standing: Standing, replica: ReplicaRow) -> Document:
     }
 
 
-def job_document(job: JobRow, now: datetime) -> Document:
-    """Return one element of what `status --json` has under `jobs`."""
+def job_document(job: JobRow, now: datetime, following: datetime | None) -> Document:
+    """Return one element of what `status --json` has under `jobs`; `following` is its next tick."""
     last, pause = job.last, job.paused(now)
     return {
         "job": job.job_id,
@@ -72,7 +72,7 @@ def job_document(job: JobRow, now: datetime) -> Document:
         "timezone": job.timezone,
         "enabled": job.enabled,
         "paused": pause_document(pause) if pause is not None else None,
-        "next": iso(job.next_tick(now)),
+        "next": iso(following),
         "running": job.running_count,
         "stuck": job.stuck_count,
         "last": None
