@@ -12,7 +12,7 @@ moment.  All of them raise StoreUnavailable when the database did not answer.
 """
 
 from scheduler_service.ledger.history.coming import Coming, ComingTick
-from scheduler_service.ledger.history.listing import Chosen, JobCounts, RunPlace
+from scheduler_service.ledger.history.listing import Chosen, JobCounts, RunPlace, Scheduled
 from scheduler_service.ledger.history.reading import History
 from scheduler_service.ledger.history.values import (
     AttemptRow,
@@ -42,6 +42,7 @@ __all__ = [
     "ReplicaRow",
     "RunPlace",
     "RunRow",
+    "Scheduled",
     "Standing",
     "TermRow",
     "why",

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from scheduler_service.ledger.history.listing import Scheduled
 from scheduler_service.ledger.history.values import JobRow
-from scheduler_service.schedule import Schedule
+from scheduler_service.schedule import Schedule, parse
 
 MOST_KEPT = 100_000  # schedules
 
@@ -46,51 +47,58 @@ class Coming:
         """Return what `job.next_tick(now)` does."""
         if not job.enabled or job.paused(now) is not None:
             return job.next_tick(now)
-        found = self._known(job, now)
-        return self._find(job, now) if found is None else found.tick
+        return self._tick(job.canonical, job.timezone, now)
 
     def first(
-        self, jobs: Iterable[JobRow], now: datetime, count: int, until: Callable[[], bool]
+        self, jobs: Iterable[Scheduled], now: datetime, count: int, until: Callable[[], bool]
     ) -> tuple[list[ComingTick], int]:
         """Return the next `count` ticks of all jobs together, and how many jobs are not among them.
 
         These are left out because they were not known, and `until()` said that there was no more time for them; ask
         again, and more is known.
         """
-        queue: list[tuple[datetime, str]] = []
-        by_id, unknown = {}, []
+        queue: list[tuple[datetime, str, Scheduled]] = []
+        unknown = []
+        found = self._found
         for job in jobs:
-            by_id[job.job_id] = job
-            known = None if job.pause is not None else self._known(job, now)
-            if known is None:
+            known = found.get((job.canonical, job.timezone))
+            if known is None or not known.answers(now) or job.paused_until is not None:
                 unknown.append(job)
             elif known.tick is not None:
-                queue.append((known.tick, job.job_id))
+                queue.append((known.tick, job.job_id, job))
         while unknown and not until():
             job = unknown.pop()
-            tick = self.next_tick(job, now)
+            if job.paused_until is not None and job.paused_until > now:
+                tick = job.after(job.paused_until)
+            else:
+                tick = self._tick(job.canonical, job.timezone, now)
             if tick is not None:
-                queue.append((tick, job.job_id))
-        heapq.heapify(queue)
-        ticks: list[ComingTick] = []
-        schedules: dict[str, Schedule] = {}
-        while queue and len(ticks) < count:
-            moment, job_id = heapq.heappop(queue)
-            ticks.append(ComingTick(job_id, moment, by_id[job_id].timezone))
-            if job_id not in schedules:
-                schedules[job_id] = by_id[job_id].schedule
-            following = schedules[job_id].after(moment)
-            if following is not None:
-                heapq.heappush(queue, (following, job_id))
-        return ticks, len(unknown)
+                queue.append((tick, job.job_id, job))
+        return _merged(queue, count), len(unknown)
 
-    def _known(self, job: JobRow, now: datetime) -> _Found | None:
-        found = self._found.get((job.canonical, job.timezone))
-        return found if found is not None and found.answers(now) else None
+    def _tick(self, canonical: str, timezone: str, now: datetime) -> datetime | None:
+        found = self._found.get((canonical, timezone))
+        if found is None or not found.answers(now):
+            if len(self._found) >= MOST_KEPT:
+                self._found = {}
+            found = _Found(now, parse(canonical, timezone).after(now))
+            self._found[canonical, timezone] = found
+        return found.tick
 
-    def _find(self, job: JobRow, now: datetime) -> datetime | None:
-        if len(self._found) >= MOST_KEPT:
-            self._found = {}
-        tick = job.schedule.after(now)
-        self._found[job.canonical, job.timezone] = _Found(now, tick)
-        return tick
+
+def _merged(queue: list[tuple[datetime, str, Scheduled]], count: int) -> list[ComingTick]:
+    """Return the first ticks of jobs of which each next one is given."""
+    queue = heapq.nsmallest(count, queue)  # no other can be among them
+    ticks: list[ComingTick] = []
+    schedules: dict[tuple[str, str], Schedule] = {}
+    while queue and len(ticks) < count:
+        moment, job_id, job = queue[0]
+        ticks.append(ComingTick(job_id, moment, job.timezone))
+        key = job.canonical, job.timezone
+        schedule = schedules.get(key) or schedules.setdefault(key, parse(*key))
+        following = schedule.after(moment)
+        if following is None:
+            heapq.heappop(queue)
+        else:
+            heapq.heapreplace(queue, (following, job_id, job))
+    return ticks
