@@ -44,6 +44,7 @@ COMMANDS = {
     "resume": ("requesting", "End the pause of a job."),
     "cancel": ("requesting", "Keep a run from starting, or ask it to stop."),
     "resign": ("requesting", "Ask the leader to hand over."),
+    "health": ("probing", "Ask a replica on this machine how it is."),
     "exec": ("trying", "Run one job here and now, to try it out."),
     "db": ("tables", "Make, compare or print the tables."),
     "schema": ("setting_up", "Print the JSON Schema of the configuration."),

@@ -30,25 +30,32 @@ class Health:
     def __init__(self, config: Config, parts: Parts) -> None:
         self._parts = parts
         lease_seconds = config.election.lease_duration.total_seconds()
+        answer_seconds = parts.database.statement_seconds
         # The dispatcher alone may be waiting for an answer that takes as long as answers may.
         self._limits = {
-            "conductor": lease_seconds,
             "elector": lease_seconds,
             "scheduler": lease_seconds,
-            "dispatcher": lease_seconds + parts.database.statement_seconds,
+            "dispatcher": lease_seconds + answer_seconds,
+        }
+        # The conductor waits for the database only at the start; at the end it waits for other threads' last words.
+        self._conductor_limits = {
+            Phase.STARTING: config.database.startup_timeout.total_seconds() + lease_seconds + answer_seconds,
+            Phase.READY: lease_seconds,
+            Phase.DRAINING: lease_seconds + answer_seconds,
         }
 
     def stuck(self) -> tuple[Stuck, ...]:
         """Return the threads that took no step for longer than they may."""
-        parts, now = self._parts, self._parts.clock.monotonic()
-        stepped_at = {"conductor": parts.progress.stepped_at}
-        if parts.progress.phase is Phase.READY:  # before that they do not run, after it they end
-            stepped_at |= {
-                "elector": parts.elector.stepped_at,
-                "scheduler": parts.timetable.stepped_at,
-                "dispatcher": parts.dispatcher.stepped_at,
+        parts, phase = self._parts, self._parts.progress.phase
+        steps = {"conductor": (parts.progress.stepped_at, self._conductor_limits[phase])}
+        if phase is Phase.READY:  # before that they do not run, after it they end
+            steps |= {
+                "elector": (parts.elector.stepped_at, self._limits["elector"]),
+                "scheduler": (parts.timetable.stepped_at, self._limits["scheduler"]),
+                "dispatcher": (parts.dispatcher.stepped_at, self._limits["dispatcher"]),
             }
-        return tuple(Stuck(thread, now - at) for thread, at in stepped_at.items() if now - at > self._limits[thread])
+        now = parts.clock.monotonic()
+        return tuple(Stuck(thread, now - at) for thread, (at, limit) in steps.items() if now - at > limit)
 
     def not_ready_because(self) -> tuple[str, ...]:
         """Return what keeps the replica from being ready, for a person; nothing if it is."""

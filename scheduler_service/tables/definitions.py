@@ -137,6 +137,15 @@ run = Table(
     _index("run_slot_held", "lock_id", where="slot_held"),
     _index("run_job", "lock_id", "job_id", "id"),
     _index("run_scheduled_at", "lock_id", "scheduled_at"),
+    _index(
+        "run_unusual",
+        "lock_id",
+        "state",
+        "scheduled_at",
+        where="state in ('failed', 'timed_out', 'cancelled', 'lost', 'missed', 'skipped')",
+    ),
+    _index("run_kind", "lock_id", "kind", "scheduled_at", where="kind <> 'scheduled'"),
+    _index("run_until", "lock_id", "until", where="until is not null"),
     sqlite_autoincrement=True,
 )
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 USUAL_PORT = 8080
 TRIED_PORTS = 100  # from the usual one on, where nobody named one
 BACKLOG = 128
-OPEN_REQUESTS = 200  # at once; others are told to come again
+IDLE_SECONDS = 15  # a connection may wait for its next request
+LONGEST_HEAD = 16 * 1024  # bytes of a request before its body
 
 
 class PortUnavailableError(Exception):
@@ -45,6 +48,7 @@ class Server:
         self._server: uvicorn.Server | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        _servers.add(self)
 
     @property
     def url(self) -> str:
@@ -66,6 +70,10 @@ class Server:
         self._socket.close()
         self._close()
 
+    def forget(self) -> None:
+        """Leave the port to the parent in a forked child, which would keep it from the parent's successor."""
+        self._socket.close()
+
     def _run(self) -> None:
         try:
             self._serve()
@@ -75,16 +83,23 @@ class Server:
     def _serve(self) -> None:
         import uvicorn  # noqa: PLC0415  # see above
 
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        from scheduler_service.web.connections import BoundedProtocol  # noqa: PLC0415  # loads uvicorn
+
+        # What a client does wrong is told to the client: a log is not for strangers to fill.
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
         config = uvicorn.Config(
             self._make_app(),
+            http=BoundedProtocol,
+            loop="asyncio",
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
-            limit_concurrency=OPEN_REQUESTS,
+            timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=LONGEST_HEAD,
+            proxy_headers=False,
             server_header=False,
         )
         self._server = uvicorn.Server(config)
@@ -97,6 +112,8 @@ def _listen(host: str, port: int | None) -> socket.socket:
     for candidate in wanted:
         try:
             return _bound(host, candidate)
+        except UnicodeError:  # of the resolver, for what can be no name
+            raise PortUnavailableError(f"{host!r} (http.host) can be no host: write a name or an address") from None
         except OSError as error:
             if error.errno == errno.EADDRINUSE and candidate != wanted[-1]:
                 continue
@@ -121,4 +138,19 @@ def _bound(host: str, port: int) -> socket.socket:
 def _problem(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"port {port} on {host} is in use: choose another with --port (0 = any free) or http.port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} (http.host) is no address of this machine: write one that is, or 0.0.0.0 for all"
+    if error.errno == errno.EACCES:
+        return f"port {port} is for root alone: choose one from 1024 on with --port or http.port"
     return f"cannot listen on {host} port {port} (http.host, --port): {error.strerror or error}"
+
+
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for server in list(_servers):
+        server.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

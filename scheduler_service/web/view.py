@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from scheduler_service.config import Config
 from scheduler_service.database import Database
-from scheduler_service.ledger.history import History
+from scheduler_service.ledger.history import Coming, History
 from scheduler_service.ledger.requests import Requests
 from scheduler_service.service import Health, Parts
 
@@ -25,6 +25,7 @@ class View:
     lost_after_seconds: float
     health: Health
     history: History
+    coming: Coming
     requests: Requests
     parts: Parts
     token: str | None = field(repr=False)  # of writing calls; without one they are off
@@ -49,6 +50,7 @@ def view_of(config: Config, parts: Parts) -> View:
         lost_after_seconds=election.lost_after.total_seconds(),
         health=Health(config, parts),
         history=History(database, election.lock_id),
+        coming=Coming(),
         requests=Requests(database, election.lock_id),
         parts=parts,
         token=http.token.get_secret_value() if http.token is not None else None,
