@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
 
 from scheduler_service.database import Database
 from scheduler_service.ledger import ABSENT_AFTER
+from scheduler_service.ledger.history.rows import attempt_row, attempts_of_runs, job_row, run_row, runs
 from scheduler_service.ledger.history.values import (
     AttemptRow,
     JobRow,
-    LastRun,
     Leader,
-    Pause,
     ReplicaRow,
     RunRow,
     Standing,
     TermRow,
 )
-from scheduler_service.model import Kind, Reason, State
+from scheduler_service.model import Kind, State
 from scheduler_service.tables import (
     database_time,
     job_state,
@@ -30,7 +29,6 @@ from scheduler_service.tables import (
     replica,
     run,
     run_attempt,
-    run_output,
 )
 
 MOST_RUNS = 10_000  # at once
@@ -78,7 +76,7 @@ class History:
         limit: int = 50,
     ) -> tuple[RunRow, ...]:
         """Read the newest `limit` rows, the newest tick first; a range counts as since its last tick."""
-        query = _runs().where(run.c.lock_id == self._lock_id)
+        query = runs().where(run.c.lock_id == self._lock_id)
         if job_id is not None:
             query = query.where(run.c.job_id == job_id)
         if state is not None:
@@ -87,27 +85,29 @@ class History:
             query = query.where(or_(run.c.scheduled_at >= since, run.c.until >= since))
         query = query.order_by(run.c.scheduled_at.desc(), run.c.id.desc()).limit(min(limit, MOST_RUNS))
         with self._database.connect() as connection:
-            return tuple(_run_row(row) for row in connection.execute(query).mappings())
+            return tuple(run_row(row) for row in connection.execute(query).mappings())
 
     def run(self, run_id: int) -> tuple[RunRow, tuple[AttemptRow, ...]] | None:
         """Read one row and all its attempts, oldest first; None if there is no such row."""
-        query = _runs().where(run.c.lock_id == self._lock_id, run.c.id == run_id)
-        attempts = _attempts().where(run_attempt.c.run_id == run_id).order_by(run_attempt.c.attempt, run_attempt.c.id)
+        query = runs().where(run.c.lock_id == self._lock_id, run.c.id == run_id)
+        attempts = (
+            attempts_of_runs().where(run_attempt.c.run_id == run_id).order_by(run_attempt.c.attempt, run_attempt.c.id)
+        )
         with self._database.connect() as connection:
             found = connection.execute(query).mappings().first()
             if found is None:
                 return None
             rows = connection.execute(attempts).mappings().all()
-        return _run_row(found), tuple(_attempt_row(row) for row in rows)
+        return run_row(found), tuple(attempt_row(row) for row in rows)
 
     def everything(self) -> tuple[tuple[RunRow, tuple[AttemptRow, ...]], ...]:
         """Read every row with its attempts, the oldest tick first: for a ledger that fits into memory."""
-        query = _runs().where(run.c.lock_id == self._lock_id).order_by(run.c.scheduled_at, run.c.id)
+        query = runs().where(run.c.lock_id == self._lock_id).order_by(run.c.scheduled_at, run.c.id)
         attempts: dict[int, list[AttemptRow]] = {}
         with self._database.connect() as connection:
-            for row in connection.execute(_attempts().order_by(run_attempt.c.run_id)).mappings():
-                attempts.setdefault(row["run_id"], []).append(_attempt_row(row))
-            rows = [_run_row(row) for row in connection.execute(query).mappings()]
+            for row in connection.execute(attempts_of_runs().order_by(run_attempt.c.run_id)).mappings():
+                attempts.setdefault(row["run_id"], []).append(attempt_row(row))
+            rows = [run_row(row) for row in connection.execute(query).mappings()]
         return tuple(
             (row, tuple(sorted(attempts.get(row.id, ()), key=lambda one: (one.attempt, one.id)))) for row in rows
         )
@@ -132,7 +132,7 @@ class History:
     def row_at(self, job_id: str, moment: datetime) -> RunRow | None:
         """Read the row whose tick is `moment`, or the range that reaches over it."""
         query = (
-            _runs()
+            runs()
             .where(
                 run.c.lock_id == self._lock_id,
                 run.c.job_id == job_id,
@@ -144,7 +144,7 @@ class History:
         )
         with self._database.connect() as connection:
             found = connection.execute(query).mappings().first()
-        row = _run_row(found) if found is not None else None
+        row = run_row(found) if found is not None else None
         return row if row is not None and moment <= (row.until or row.scheduled_at) else None
 
     def run_after(self, job_id: str, moment: datetime, limit: datetime) -> RunRow | None:
@@ -180,12 +180,10 @@ class History:
         return (earlier[0] if earlier else None), (later[0] if later else None)
 
     def _neighbour(self, job_id: str, condition: ColumnElement[bool], order: Any) -> RunRow | None:
-        query = (
-            _runs().where(run.c.lock_id == self._lock_id, run.c.job_id == job_id, condition).order_by(order).limit(1)
-        )
+        query = runs().where(run.c.lock_id == self._lock_id, run.c.job_id == job_id, condition).order_by(order).limit(1)
         with self._database.connect() as connection:
             found = connection.execute(query).mappings().first()
-        return _run_row(found) if found is not None else None
+        return run_row(found) if found is not None else None
 
     def _leader(self, connection: Connection, now: datetime) -> Leader | None:
         armed: ColumnElement[bool] = literal(False)
@@ -264,7 +262,7 @@ class History:
             counts, held = (one.where(run.c.job_id == job_id) for one in (counts, held))
         running = {row[0]: int(row[1]) for row in connection.execute(counts)}
         stuck = {row[0]: int(row[1]) for row in connection.execute(held)}
-        return [_job_row(row, running, stuck) for row in connection.execute(query).mappings()]
+        return [job_row(row, running, stuck) for row in connection.execute(query).mappings()]
 
 
 def _now(connection: Connection) -> datetime:
@@ -280,87 +278,3 @@ def _present(jobs: Sequence[JobRow], leader: Leader | None, now: datetime) -> tu
     if leader is not None and now - leader.acquired_at > SETTLES_WITHIN:
         oldest = max(oldest, leader.acquired_at)
     return tuple(job for job in jobs if job.present_at >= oldest)
-
-
-def _runs() -> Select[Any]:
-    return select(
-        run.c.id,
-        run.c.job_id,
-        run.c.scheduled_at,
-        run.c.until,
-        run.c.due_at,
-        run.c.kind,
-        run.c.state,
-        run.c.reason,
-        run.c.decided_at,
-        run.c.decided_by,
-        run.c.attempt,
-        run.c.requested_by,
-        run.c.request_key,
-        run.c.arguments,
-        run.c.cancel_requested_at,
-        run.c.cancel_requested_by,
-        run_attempt.c.term,
-        run_attempt.c.instance_id,
-        run_attempt.c.started_at,
-        run_attempt.c.finished_at,
-        run_attempt.c.exit_code,
-        run_attempt.c.error,
-        run_attempt.c.peak_memory_bytes,
-    ).outerjoin(run_attempt, and_(run_attempt.c.run_id == run.c.id, run_attempt.c.attempt == run.c.attempt))
-
-
-def _attempts() -> Select[Any]:
-    return select(run_attempt, run_output.c.text.label("output"), run_output.c.truncated).outerjoin(
-        run_output, run_output.c.attempt_id == run_attempt.c.id
-    )
-
-
-def _run_row(row: RowMapping) -> RunRow:
-    values = dict(row)
-    values["kind"], values["state"], values["reason"] = Kind(row["kind"]), State(row["state"]), _reason(row["reason"])
-    return RunRow(**values)
-
-
-def _attempt_row(row: RowMapping) -> AttemptRow:
-    return AttemptRow(
-        id=row["id"],
-        attempt=row["attempt"],
-        term=row["term"],
-        instance_id=row["instance_id"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        state=State(row["state"]),
-        error=row["error"],
-        exit_code=row["exit_code"],
-        result=row["result"],
-        peak_memory_bytes=row["peak_memory_bytes"],
-        output=row["output"],
-        output_truncated=bool(row["truncated"]),
-    )
-
-
-def _job_row(row: RowMapping, running: Mapping[str, int], stuck: Mapping[str, int]) -> JobRow:
-    pause = None
-    if row["paused_at"] is not None:
-        pause = Pause(row["paused_at"], row["paused_until"], row["paused_by"], row["pause_reason"])
-    last = None
-    if row["id"] is not None:
-        last = LastRun(row["id"], row["scheduled_at"], row["until"], State(row["state"]), _reason(row["reason"]))
-    return JobRow(
-        job_id=row["job_id"],
-        canonical=row["schedule"],
-        timezone=row["timezone"],
-        enabled=bool(row["enabled"]),
-        accountable_from=row["accountable_from"],
-        settled_until=row["settled_until"],
-        present_at=row["present_at"],
-        pause=pause,
-        running_count=running.get(row["job_id"], 0),
-        stuck_count=stuck.get(row["job_id"], 0),
-        last=last,
-    )
-
-
-def _reason(value: str | None) -> Reason | None:
-    return None if value is None else Reason(value)
