@@ -74,6 +74,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "history_pruned": (DEBUG, "count"),
     # http
     "http_failed": (ERROR, "error"),
+    "request_failed": (ERROR, "method path error"),
     # database
     "store_unavailable": (WARNING, "part error count?"),
     "store_recovered": (INFO, "part outage_seconds"),

@@ -12,7 +12,7 @@ from scheduler_service import __version__, tables
 from scheduler_service.cli import rendering
 from scheduler_service.cli.options import Place, database_options, json_option, moment, open_place, require_file
 from scheduler_service.cli.output import Mistake, did_you_mean, write_json
-from scheduler_service.ledger.history import History, why
+from scheduler_service.ledger.history import History, documents, why
 from scheduler_service.ledger.history.reading import MOST_RUNS
 from scheduler_service.model import State
 
@@ -50,7 +50,7 @@ def status_command(
     with open_history(config_path, database_url, schema, lock_id) as (history, place):
         standing = history.standing()
         if as_json:
-            write_json(rendering.status_document(standing, place.lost_after_seconds, __version__))
+            write_json(documents.status_document(standing, place.lost_after_seconds, __version__))
         else:
             rendering.write_status(standing, place.lost_after_seconds)
     ctx.exit(0 if standing.leader is not None else NO_LEADER)
@@ -93,7 +93,7 @@ def runs_command(
         if not rows and job is not None:
             _require_job(history, job)
     if as_json:
-        write_json([rendering.run_document(row) for row in rows[:limit]])
+        write_json([documents.run_document(row) for row in rows[:limit]])
     elif rows:
         rendering.write_runs(rows[:limit])
     else:
@@ -107,7 +107,7 @@ def _show(history: History, typed: str, as_json: bool) -> None:
     if found is None:
         raise unknown_run(typed)
     if as_json:
-        write_json(rendering.run_details(*found))
+        write_json(documents.run_details(*found))
     else:
         rendering.write_run(*found)
 
@@ -136,7 +136,7 @@ def why_command(
             raise unknown_job(job, history.job_ids())
         answer = why(history, row, moment(time, row.timezone))
     if as_json:
-        write_json(rendering.answer_document(answer))
+        write_json(documents.answer_document(answer))
     else:
         rendering.write_answer(answer)
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from zoneinfo import ZoneInfo
 
 import click
 
 from scheduler_service.cli.output import Mistake, NoDatabase, Problems
+from scheduler_service.moments import MomentError, read_moment
 
 if TYPE_CHECKING:
     from scheduler_service.config import Config
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 CONFIG_VARIABLE = "SCHEDULER_CONFIG"
 LOST_AFTER_SECONDS = 15.0  # the default of election.lost_after, where no configuration is at hand
-FIRST_YEAR, LAST_YEAR = 1970, 2999
-UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 LOCK_ID = click.IntRange(-(2**63), 2**63 - 1)  # what a column of the tables holds
 
@@ -118,32 +115,8 @@ def require_file(database: Database) -> None:
 
 
 def moment(text: str, timezone: str, now: datetime | None = None) -> datetime:
-    """Return the moment that a person typed: ISO 8601, in `timezone` where it has no offset.
-
-    With `now`, a duration such as 90m means that long ago.
-    """
-    if now is not None and (seconds := _duration_seconds(text)) is not None:
-        if seconds > (now - datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)).total_seconds():
-            raise _out_of_range(text)
-        return now - timedelta(seconds=seconds)
+    """Return the moment that a person typed, see `read_moment`; Mistake if it is none."""
     try:
-        typed = datetime.fromisoformat(text.strip())
-    except ValueError:
-        hint = ", or how long ago, as in 90m" if now is not None else ""
-        raise Mistake(f"{text!r} is not a time: write, for example, 2026-01-31T12:00:00Z{hint}") from None
-    if typed.tzinfo is None:
-        typed = typed.replace(tzinfo=ZoneInfo(timezone))
-    if not FIRST_YEAR <= typed.year <= LAST_YEAR:
-        raise _out_of_range(text)
-    return typed.astimezone(UTC)
-
-
-def _out_of_range(text: str) -> Mistake:
-    return Mistake(f"{text!r} is out of range: the years {FIRST_YEAR} to {LAST_YEAR} can be asked for")
-
-
-def _duration_seconds(text: str) -> float | None:
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[dhms])", text)
-    if not parts or "".join(count + unit for count, unit in parts) != text.strip():
-        return None
-    return sum(float(count) * UNITS[unit] for count, unit in parts)
+        return read_moment(text, timezone, now)
+    except MomentError as error:
+        raise Mistake(str(error)) from None

@@ -7,10 +7,12 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from scheduler_service.moments import iso
 
 if TYPE_CHECKING:
     from scheduler_service.config import ConfigError
@@ -45,14 +47,6 @@ class NoDatabase(Mistake):
     """There is no database, or it refuses us.  Exit code 69."""
 
     exit_code = 69
-
-
-def iso(moment: datetime | None) -> str | None:
-    """Return a moment as ISO 8601 in UTC with Z, as short as it can be said exactly."""
-    if moment is None:
-        return None
-    spec = "seconds" if moment.microsecond == 0 else "milliseconds" if moment.microsecond % 1000 == 0 else "auto"
-    return moment.astimezone(UTC).isoformat(timespec=spec).replace("+00:00", "Z")
 
 
 def shown(moment: datetime | None) -> str:

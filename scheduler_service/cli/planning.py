@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import click
 
 from scheduler_service.cli.options import config_option, json_option, load_config, moment
-from scheduler_service.cli.output import Mistake, Problems, did_you_mean, iso, shown, write_json, write_table
+from scheduler_service.cli.output import Mistake, Problems, did_you_mean, shown, write_json, write_table
 from scheduler_service.config import Config, ConfigError, Problem, callable_warnings, check_callables
 from scheduler_service.model import JobSpec
+from scheduler_service.moments import iso, local
 
 SHOWN_BY_CHECK = 3
 MOST_TICKS = 10_000
@@ -96,7 +96,7 @@ def next_command(config_path: Path | None, job: str | None, count: int, start: s
                 {
                     "job": job_id,
                     "scheduled_at": iso(tick),
-                    "local": _local(tick, zones[job_id]),
+                    "local": local(tick, zones[job_id]),
                     "timezone": zones[job_id],
                 }
                 for tick, job_id in coming
@@ -105,7 +105,7 @@ def next_command(config_path: Path | None, job: str | None, count: int, start: s
     elif coming:
         write_table(
             ["JOB", "SCHEDULED AT", "LOCAL", "TIMEZONE"],
-            [[job_id, shown(tick), _local(tick, zones[job_id]), zones[job_id]] for tick, job_id in coming],
+            [[job_id, shown(tick), local(tick, zones[job_id]), zones[job_id]] for tick, job_id in coming],
         )
     else:
         click.echo("no tick comes", err=True)
@@ -148,8 +148,3 @@ def _zone(config: Config, spec: JobSpec) -> str:
 def _far(now: datetime) -> datetime:
     # A schedule that comes at all comes within 50 years.
     return now + timedelta(days=366 * 100)
-
-
-def _local(tick: datetime, zone: str) -> str:
-    spec = "seconds" if tick.microsecond == 0 else "milliseconds" if tick.microsecond % 1000 == 0 else "auto"
-    return tick.astimezone(ZoneInfo(zone)).isoformat(timespec=spec)

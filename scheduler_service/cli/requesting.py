@@ -7,12 +7,11 @@ from pathlib import Path
 
 import click
 
-from scheduler_service.cli import rendering
 from scheduler_service.cli.asking import asker, by_option, checked_text, refuse_job
 from scheduler_service.cli.looking import open_history, require_run_id, unknown_job, unknown_run
 from scheduler_service.cli.options import database_options, json_option, moment
 from scheduler_service.cli.output import Mistake, about, write_json
-from scheduler_service.ledger.history import History, Leader, Pause
+from scheduler_service.ledger.history import History, Leader, Pause, documents
 from scheduler_service.ledger.requests import (
     CancelledRun,
     Ended,
@@ -90,7 +89,7 @@ def pause_command(
 def _write_paused(answer: Paused, as_json: bool) -> None:
     if as_json:
         pause = Pause(answer.at, answer.until, answer.by, answer.reason)
-        write_json({"job": answer.job_id, "paused": rendering.pause_document(pause)})
+        write_json({"job": answer.job_id, "paused": documents.pause_document(pause)})
         return
     end = "it is resumed" if answer.until is None else about(answer.until)
     click.echo(f"{answer.job_id} is paused since {about(answer.at)} until {end}")
@@ -158,7 +157,7 @@ def cancel_command(
             raise unknown_run(run)
         found = history.run(run_id) if as_json else None
     if found is not None:
-        write_json(rendering.run_document(found[0]))
+        write_json(documents.run_document(found[0]))
     elif isinstance(answer, Ended):
         click.echo(f"run {run_id} of {answer.job_id} has ended before: {answer.state.value}", err=True)
     elif isinstance(answer, CancelledRun):
@@ -199,7 +198,7 @@ def resign_command(
         write_json(
             {
                 "asked": {"instance_id": asked.leader_id, "term": asked.term} if asked is not None else None,
-                "leader": rendering.leader_document(leader) if leader is not None else None,
+                "leader": documents.leader_document(leader) if leader is not None else None,
             }
         )
     if asked is None:

@@ -22,7 +22,7 @@ from scheduler_service.cli.looking import open_history
 from scheduler_service.cli.options import database_options, json_option
 from scheduler_service.cli.output import Mistake, about, span, write_json
 from scheduler_service.database import StoreRefused, StoreUnavailable
-from scheduler_service.ledger.history import AttemptRow, History, RunRow
+from scheduler_service.ledger.history import AttemptRow, History, RunRow, documents
 from scheduler_service.ledger.requests import KeyTaken, NoSuchJob, NotConfigured, Requests, Triggered
 from scheduler_service.model import State
 
@@ -94,7 +94,7 @@ def trigger_command(
 def _write(found: Found, answer: Triggered, wait: bool, as_json: bool) -> None:
     row, attempts = found
     if as_json:
-        document = rendering.run_details(row, attempts) if wait else rendering.run_document(row)
+        document = documents.run_details(row, attempts) if wait else documents.run_document(row)
         write_json({**document, "new": answer.new})
     elif not wait:
         click.echo(f"run {row.id} of {row.job_id}: {row.state.value}")

@@ -258,7 +258,7 @@ class _Pages:
     def leadership(self, before: str) -> Response:
         standing = self._view.pages.people()
         earlier_than = _number(before, 0, GREATEST_ID) or None
-        terms = self._view.pages.terms(limit=TERMS_SHOWN + 1, before=earlier_than)
+        terms = self._view.pages.term_page(limit=TERMS_SHOWN + 1, before=earlier_than)
         shown = terms[:TERMS_SHOWN]
         return self._page(
             "leadership.html",

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 USUAL_PORT = 8080
 TRIED_PORTS = 100  # from the usual one on, where nobody named one
 BACKLOG = 128
-OPEN_REQUESTS = 200  # at once; others are told to come again
+IDLE_SECONDS = 15  # a connection may wait for its next request
+LONGEST_HEAD = 16 * 1024  # bytes of a request before its body
 
 
 class PortUnavailableError(Exception):
@@ -83,16 +84,23 @@ class Server:
     def _serve(self) -> None:
         import uvicorn  # noqa: PLC0415  # see above
 
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        from scheduler_service.web.connections import BoundedProtocol  # noqa: PLC0415  # loads uvicorn
+
+        # What a client does wrong is told to the client: a log is not for strangers to fill.
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
         config = uvicorn.Config(
             self._make_app(),
+            http=BoundedProtocol,
+            loop="asyncio",
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
-            limit_concurrency=OPEN_REQUESTS,
+            timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=LONGEST_HEAD,
+            proxy_headers=False,
             server_header=False,
         )
         self._server = uvicorn.Server(config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from scheduler_service.config import Config
 from scheduler_service.database import Database
-from scheduler_service.ledger.history import History
+from scheduler_service.ledger.history import Coming, History
 from scheduler_service.ledger.history.pages import Pages
 from scheduler_service.ledger.requests import Requests
 from scheduler_service.service import Health, Parts
@@ -28,6 +28,7 @@ class View:
     health: Health
     history: History
     pages: Pages
+    coming: Coming
     requests: Requests
     parts: Parts
     token: str | None = field(repr=False)  # of writing calls; without one they are off
@@ -54,6 +55,7 @@ def view_of(config: Config, parts: Parts) -> View:
         health=Health(config, parts),
         history=History(database, election.lock_id),
         pages=Pages(database, election.lock_id),
+        coming=Coming(),
         requests=Requests(database, election.lock_id),
         parts=parts,
         token=http.token.get_secret_value() if http.token is not None else None,

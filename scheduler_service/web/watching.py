@@ -26,7 +26,7 @@ from scheduler_service.web.wording import iso
 POLL_SECONDS = 1.0
 LOOK_SECONDS = 0.1  # for the end of the server, between polls
 BEAT_SECONDS = 5.0  # at the latest, so that a page notices when it is cut off
-MOST_WATCHERS = 100  # of the requests that may be open at once; others are told to come again
+MOST_WATCHERS = 100  # at once; others are told to come again
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
     History.standing   leader, replicas and jobs at one moment of the database
     History.runs       rows of the ledger, the newest tick first
+    History.run_page, job_page, term_page   the same and more, in pages
     History.run        one of them, with its attempts and what they wrote
     why                what was decided for one tick, by whom, and why, in a sentence or two
 
@@ -10,6 +11,8 @@ need not be at hand.  Each read is a few statements, so rows that change between
 moment.  All of them raise StoreUnavailable when the database did not answer.
 """
 
+from scheduler_service.ledger.history.coming import Coming, ComingTick
+from scheduler_service.ledger.history.listing import Chosen, JobCounts, RunPlace
 from scheduler_service.ledger.history.reading import History
 from scheduler_service.ledger.history.values import (
     AttemptRow,
@@ -27,12 +30,17 @@ from scheduler_service.ledger.history.why import Answer, why
 __all__ = [
     "Answer",
     "AttemptRow",
+    "Chosen",
+    "Coming",
+    "ComingTick",
     "History",
+    "JobCounts",
     "JobRow",
     "LastRun",
     "Leader",
     "Pause",
     "ReplicaRow",
+    "RunPlace",
     "RunRow",
     "Standing",
     "TermRow",

@@ -3,7 +3,6 @@
     Pages.failing    which jobs do not fare well
     Pages.overview   leader, replicas, terms, one page of jobs with their newest rows, what stands out among all
     Pages.recent     the newest rows of one job, page by page
-    Pages.terms      leaderships, page by page
     Pages.marks      a few values that differ as soon as an overview would
 
     Pages.owing      jobs whose ticks a leader has to decide, a few at a time
@@ -23,8 +22,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, true
 
-from scheduler_service.ledger import ABSENT_AFTER
-from scheduler_service.ledger.history.reading import SETTLES_WITHIN, History
+from scheduler_service.ledger.history.listing import TROUBLED
+from scheduler_service.ledger.history.reading import History
 from scheduler_service.ledger.history.rows import job_row, run_row, runs
 from scheduler_service.ledger.history.values import JobRow, Leader, RunRow, Standing, TermRow
 from scheduler_service.model import State
@@ -37,7 +36,7 @@ CONCERNS_SHOWN = 12  # of each kind; how many there are is counted
 WAITS_UNUSUALLY = timedelta(seconds=60)  # after it was due, although no run of its job goes on
 MARKED = 500  # rows of each kind whose changes are noticed
 
-BAD = (State.FAILED.value, State.TIMED_OUT.value, State.LOST.value, State.MISSED.value)
+_BAD = tuple(state.value for state in TROUBLED)
 _OPEN = (State.WAITING.value, State.RUNNING.value)
 
 
@@ -143,11 +142,11 @@ class Pages(History):
             if self._database.dialect == "postgresql":
                 newest = ended.lateral("newest")
                 query = select(job_state.c.job_id, newest.c.id).join(newest, true())
-                query = query.where(newest.c.state.in_(BAD))
+                query = query.where(newest.c.state.in_(_BAD))
             else:
                 newest_id = ended.with_only_columns(run.c.id).correlate(job_state).scalar_subquery()
                 query = select(job_state.c.job_id, run.c.id).join(run, run.c.id == newest_id)
-                query = query.where(run.c.state.in_(BAD))
+                query = query.where(run.c.state.in_(_BAD))
             query = query.where(present, job_state.c.enabled)
             found = [Failing(*row) for row in connection.execute(query)]
         return tuple(sorted(found, key=lambda one: one.run_id, reverse=True))
@@ -192,11 +191,6 @@ class Pages(History):
         with self._database.connect() as connection:
             rows = connection.execute(query.order_by(run.c.id.desc()).limit(limit)).mappings()
             return tuple(run_row(row) for row in rows)
-
-    def terms(self, *, limit: int = 100, before: int | None = None) -> tuple[TermRow, ...]:
-        """Read the newest leaderships, the newest first; with `before`, those of earlier terms."""
-        with self._database.connect() as connection:
-            return self._newest_terms(connection, limit, before)
 
     def owing(
         self, *, after: str = "", settled_from: datetime | None = None, only: Sequence[str] = (), limit: int = 500
@@ -262,10 +256,8 @@ class Pages(History):
 
     # --- leadership
 
-    def _newest_terms(self, connection: Connection, limit: int, before: int | None = None) -> tuple[TermRow, ...]:
+    def _newest_terms(self, connection: Connection, limit: int) -> tuple[TermRow, ...]:
         query = select(leader_term).where(leader_term.c.lock_id == self._lock_id)
-        if before is not None:
-            query = query.where(leader_term.c.term < before)
         query = query.order_by(leader_term.c.term.desc()).limit(limit)
         return tuple(
             TermRow(row["term"], row["leader_id"], row["acquired_at"], row["ended_at"], row["end_reason"])
@@ -273,17 +265,6 @@ class Pages(History):
         )
 
     # --- jobs
-
-    def _present(self, connection: Connection, leader: Leader | None, now: datetime) -> ColumnElement[bool]:
-        """Return the condition that a job is still configured: the rule of `standing`."""
-        mine = job_state.c.lock_id == self._lock_id
-        newest = connection.execute(select(func.max(job_state.c.present_at)).where(mine)).scalar()
-        if newest is None:
-            return mine
-        oldest = newest - ABSENT_AFTER
-        if leader is not None and now - leader.acquired_at > SETTLES_WITHIN:
-            oldest = max(oldest, leader.acquired_at)
-        return and_(mine, job_state.c.present_at >= oldest)
 
     def _matches(self, wanted: Wanted) -> ColumnElement[bool]:
         found: ColumnElement[bool] = true()

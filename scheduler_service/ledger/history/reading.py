@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
 
-from scheduler_service.database import Database
 from scheduler_service.ledger import ABSENT_AFTER
+from scheduler_service.ledger.history.listing import SETTLES_WITHIN, TICK_KINDS, Listing
 from scheduler_service.ledger.history.rows import attempt_row, attempts_of_runs, job_row, run_row, runs
 from scheduler_service.ledger.history.values import (
     AttemptRow,
@@ -32,27 +32,21 @@ from scheduler_service.tables import (
 )
 
 MOST_RUNS = 10_000  # at once
-SETTLES_WITHIN = timedelta(seconds=30)  # a new leader has settled every job of its configuration by then
-
-_TICK_KINDS = (Kind.SCHEDULED, Kind.CATCH_UP, Kind.RANGE)
 
 
-class History:
+class History(Listing):
     """The reads of one election's ledger."""
-
-    def __init__(self, database: Database, lock_id: int) -> None:
-        self._database = database
-        self._lock_id = lock_id
 
     def now(self) -> datetime:
         """Read the database's time."""
         with self._database.connect() as connection:
             return _now(connection)
 
-    def standing(self) -> Standing:
+    def standing(self, *, with_jobs: bool = True) -> Standing:
         """Read who leads, which replicas there are, and how the jobs stand.
 
-        Jobs that the leader no longer has in its configuration are left out.
+        Jobs that the leader no longer has in its configuration are left out.  Thousands of jobs take a while:
+        `with_jobs=False` leaves all of them out.
         """
         with self._database.connect() as connection:
             now = _now(connection)
@@ -64,7 +58,7 @@ class History:
                 leader=leader,
                 last_term=terms[0] if terms else None,
                 replicas=self._replicas(connection),
-                jobs=_present(self._jobs(connection), leader, now),
+                jobs=_present(self._jobs(connection), leader, now) if with_jobs else (),
             )
 
     def runs(
@@ -129,6 +123,12 @@ class History:
         with self._database.connect() as connection:
             return self._leader(connection, _now(connection))
 
+    def now_and_leader(self) -> tuple[datetime, Leader | None]:
+        """Read the database's time, and who leads then."""
+        with self._database.connect() as connection:
+            now = _now(connection)
+            return now, self._leader(connection, now)
+
     def row_at(self, job_id: str, moment: datetime) -> RunRow | None:
         """Read the row whose tick is `moment`, or the range that reaches over it."""
         query = (
@@ -136,7 +136,7 @@ class History:
             .where(
                 run.c.lock_id == self._lock_id,
                 run.c.job_id == job_id,
-                run.c.kind.in_([kind.value for kind in _TICK_KINDS]),
+                run.c.kind.in_([kind.value for kind in TICK_KINDS]),
                 run.c.scheduled_at <= moment,
             )
             .order_by(run.c.scheduled_at.desc())

@@ -1,0 +1,224 @@
+"""The ledger in pages: answers that stay small however long the history and however many the jobs.
+
+A page begins after the last row of the page before, not after a number of rows, so what is inserted
+meanwhile moves nothing: no row comes twice, and none that was there is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+
+from scheduler_service.database import Database
+from scheduler_service.ledger import ABSENT_AFTER
+from scheduler_service.ledger.history.rows import job_row, run_row, runs
+from scheduler_service.ledger.history.values import JobRow, Leader, RunRow, TermRow
+from scheduler_service.model import Kind, State
+from scheduler_service.tables import UtcMicroseconds, job_state, leader_term, run
+
+SETTLES_WITHIN = timedelta(seconds=30)  # a new leader has settled every job of its configuration by then
+
+TICK_KINDS = (Kind.SCHEDULED, Kind.CATCH_UP, Kind.RANGE)
+TROUBLED = (State.FAILED, State.TIMED_OUT, State.LOST, State.MISSED)  # a newest run that ended so needs a look
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which rows of the ledger are asked for; None: all."""
+
+    job_id: str | None = None
+    state: State | None = None
+    kinds: Sequence[Kind] | None = None
+    since: datetime | None = None  # a range counts as since its last tick
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Where a page of runs ended."""
+
+    scheduled_at: datetime
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """How many jobs there are, and how many of them are so."""
+
+    all: int
+    enabled: int
+    paused: int
+    running: int
+    stuck: int
+
+
+class Listing:
+    """The reads of one election's ledger that come in pages."""
+
+    def __init__(self, database: Database, lock_id: int) -> None:
+        self._database = database
+        self._lock_id = lock_id
+
+    def run_page(self, chosen: Chosen, *, after: RunPlace | None = None, limit: int) -> tuple[RunRow, ...]:
+        """Read at most `limit` rows, the newest tick first, beginning after a place."""
+        page = _newest(self._conditions(chosen, after), chosen, limit)
+        query = runs().where(run.c.id.in_(select(page.c.id))).order_by(run.c.scheduled_at.desc(), run.c.id.desc())
+        with self._database.connect() as connection:
+            return tuple(run_row(row) for row in connection.execute(query).mappings())
+
+    def job_page(
+        self, leader: Leader | None, *, after: str = "", limit: int, attention: bool = False, now: datetime
+    ) -> tuple[JobRow, ...]:
+        """Read at most `limit` jobs whose ids come after `after`; with `attention` only those that need a look.
+
+        That is a job whose newest finished run went wrong, or whose code goes on after its end.
+        """
+        with self._database.connect() as connection:
+            wanted = [self._present(connection, leader, now), job_state.c.job_id > after]
+            if attention:
+                wanted.append(_needs_attention())
+            return self._jobs_where(connection, and_(*wanted), limit)
+
+    def job_counts(self, leader: Leader | None, now: datetime) -> JobCounts:
+        """Count the jobs that are configured."""
+        paused = and_(
+            job_state.c.paused_at.is_not(None), or_(job_state.c.paused_until.is_(None), job_state.c.paused_until > now)
+        )
+        with self._database.connect() as connection:
+            counted = connection.execute(
+                select(
+                    func.count(),
+                    func.sum(case((job_state.c.enabled, 1), else_=0)),
+                    func.sum(case((paused, 1), else_=0)),
+                ).where(self._present(connection, leader, now))
+            ).one()
+            running, stuck = self._at_work(connection)
+        return JobCounts(counted[0], int(counted[1] or 0), int(counted[2] or 0), len(running), len(stuck))
+
+    def schedules(self, leader: Leader | None, now: datetime) -> tuple[JobRow, ...]:
+        """Read all enabled jobs without what they did, to compute what comes."""
+        with self._database.connect() as connection:
+            query = select(
+                job_state, *(literal(None).label(name) for name in ("id", "scheduled_at", "until", "state", "reason"))
+            ).where(self._present(connection, leader, now), job_state.c.enabled)
+            return tuple(job_row(row, {}, {}) for row in connection.execute(query).mappings())
+
+    def term_page(self, *, before: int | None = None, limit: int) -> tuple[TermRow, ...]:
+        """Read at most `limit` leaderships, the newest first, beginning before a term."""
+        query = select(leader_term).where(leader_term.c.lock_id == self._lock_id)
+        if before is not None:
+            query = query.where(leader_term.c.term < before)
+        query = query.order_by(leader_term.c.term.desc()).limit(limit)
+        with self._database.connect() as connection:
+            return tuple(
+                TermRow(row["term"], row["leader_id"], row["acquired_at"], row["ended_at"], row["end_reason"])
+                for row in connection.execute(query).mappings()
+            )
+
+    def _conditions(self, chosen: Chosen, after: RunPlace | None) -> list[ColumnElement[bool]]:
+        conditions = [run.c.lock_id == self._lock_id]
+        if chosen.job_id is not None:
+            conditions.append(run.c.job_id == chosen.job_id)
+        if chosen.state is not None:
+            conditions.append(run.c.state == chosen.state.value)
+        if chosen.kinds is not None:
+            conditions.append(run.c.kind.in_([kind.value for kind in chosen.kinds]))
+        if chosen.until is not None:
+            conditions.append(run.c.scheduled_at <= chosen.until)
+        if after is not None:
+            place = (literal(after.scheduled_at, UtcMicroseconds), literal(after.id))
+            conditions.append(tuple_(run.c.scheduled_at, run.c.id) < tuple_(*place))
+        return conditions
+
+    def _present(self, connection: Connection, leader: Leader | None, now: datetime) -> ColumnElement[bool]:
+        """Leave out what is no longer configured: no leader has settled it since long, or this one not at all."""
+        mine = job_state.c.lock_id == self._lock_id
+        newest = connection.execute(select(func.max(job_state.c.present_at)).where(mine)).scalar()
+        if newest is None:
+            return mine
+        oldest = newest - ABSENT_AFTER
+        if leader is not None and now - leader.acquired_at > SETTLES_WITHIN:
+            oldest = max(oldest, leader.acquired_at)
+        return and_(mine, job_state.c.present_at >= oldest)
+
+    def _jobs_where(self, connection: Connection, condition: ColumnElement[bool], limit: int) -> tuple[JobRow, ...]:
+        page = select(job_state).where(condition).order_by(job_state.c.job_id).limit(limit).subquery("job")
+        newest = (
+            select(func.max(run.c.id))
+            .where(run.c.lock_id == page.c.lock_id, run.c.job_id == page.c.job_id, run.c.state != State.WAITING.value)
+            .correlate(page)
+            .scalar_subquery()
+        )
+        query = (
+            select(page, run.c.id, run.c.scheduled_at, run.c.until, run.c.state, run.c.reason)
+            .select_from(page.outerjoin(run, run.c.id == newest))
+            .order_by(page.c.job_id)
+        )
+        rows = connection.execute(query).mappings().all()
+        running, stuck = self._at_work(connection)
+        return tuple(job_row(row, running, stuck) for row in rows)
+
+    def _at_work(self, connection: Connection) -> tuple[dict[str, int], dict[str, int]]:
+        """Count by job what runs, and what is over while its code goes on."""
+        found = []
+        for condition in (
+            run.c.state == State.RUNNING.value,
+            and_(run.c.slot_held, run.c.state != State.RUNNING.value),
+        ):
+            query = select(run.c.job_id, func.count()).where(run.c.lock_id == self._lock_id, condition)
+            found.append({row[0]: int(row[1]) for row in connection.execute(query.group_by(run.c.job_id))})
+        return found[0], found[1]
+
+
+def _newest(conditions: list[ColumnElement[bool]], chosen: Chosen, limit: int) -> Any:
+    """Return a query for the ids of the newest rows.
+
+    Ids alone: what belongs to them is looked up for a page, not for all that it is chosen from.
+    """
+
+    def branch(*more: ColumnElement[bool]) -> Select[Any]:
+        return (
+            select(run.c.id, run.c.scheduled_at)
+            .where(*conditions, *more)
+            .order_by(run.c.scheduled_at.desc(), run.c.id.desc())
+            .limit(limit)
+        )
+
+    if chosen.since is None:
+        return branch().subquery("page")
+    # Two questions, each with an index: asked in one, the database would walk through the whole history.
+    later = branch(run.c.scheduled_at >= chosen.since).subquery("later")
+    reaching = branch(run.c.scheduled_at < chosen.since, run.c.until >= chosen.since).subquery("reaching")
+    both = union_all(select(later), select(reaching)).subquery("both")
+    return select(both.c.id).order_by(both.c.scheduled_at.desc(), both.c.id.desc()).limit(limit).subquery("page")
+
+
+def _needs_attention() -> ColumnElement[bool]:
+    mine = and_(run.c.lock_id == job_state.c.lock_id, run.c.job_id == job_state.c.job_id)
+    newest_end = (
+        select(run.c.state)
+        .where(mine, run.c.state.not_in([State.WAITING.value, State.RUNNING.value]))
+        .order_by(run.c.id.desc())
+        .limit(1)
+        .correlate(job_state)
+        .scalar_subquery()
+    )
+    goes_on = exists().where(mine, run.c.slot_held, run.c.state != State.RUNNING.value).correlate(job_state)
+    return or_(newest_end.in_([state.value for state in TROUBLED]), goes_on)
