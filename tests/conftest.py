@@ -17,6 +17,10 @@ pytest_plugins = ["pytester"]  # for tests/testing; pytest takes it from the out
 _server = pytest.StashKey[SharedServer]()
 _left_out = pytest.StashKey[dict[str, int]]()
 _ASKED_FOR = {"long": "they take minutes"}  # markers of tests that run only when -m names them
+# markers of tests that need programs: what to install, and the programs, of which one of each line must be there
+_NEEDED = {
+    "browser": ("apt-get install chromium chromium-driver", (("chromium", "google-chrome"), ("chromedriver",))),
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,6 +33,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out[marker] = len(chosen)
             config.hook.pytest_deselected(items=chosen)
             items[:] = [item for item in items if not item.get_closest_marker(marker)]
+    for marker, (_, programs) in _NEEDED.items():
+        chosen = [item for item in items if item.get_closest_marker(marker)]
+        if chosen and not all(any(map(shutil.which, names)) for names in programs):
+            left_out[marker] = len(chosen)
+            config.hook.pytest_deselected(items=chosen)
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -37,10 +47,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if server := config.stash.get(_server, None):
         lines.append(f"PostgreSQL: {server.description}")
         lines += [f"  not {note}" for note in server.notes]
-    lines += [
-        f"left out: {count} tests marked {marker}, because {_ASKED_FOR[marker]}; run them with -m {marker}"
-        for marker, count in config.stash.get(_left_out, {}).items()
-    ]
+    for marker, count in config.stash.get(_left_out, {}).items():
+        if marker in _ASKED_FOR:
+            lines.append(
+                f"left out: {count} tests marked {marker}, because {_ASKED_FOR[marker]}; run them with -m {marker}"
+            )
+        else:
+            install, programs = _NEEDED[marker]
+            missing = ", ".join(names[0] for names in programs if not any(map(shutil.which, names)))
+            lines.append(
+                f"left out: {count} tests marked {marker}, because there is no {missing}; on Debian: {install}"
+            )
     for line in lines:
         terminalreporter.write_line(line)
 

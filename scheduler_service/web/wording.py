@@ -52,10 +52,12 @@ def iso(moment: datetime) -> str:
 
 
 def clock(moment: datetime, now: datetime | None = None) -> str:
-    """Return a moment in UTC for people: without its date if that is today's."""
+    """Return a moment in UTC for people: without its date if that is today's, without its year if it is this one."""
     moment = moment.astimezone(UTC)
     if now is not None and moment.date() == now.date():
         return f"{moment:%H:%M:%S}"
+    if now is not None and moment.year == now.year:
+        return f"{moment.day} {moment:%b %H:%M:%S}"
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 

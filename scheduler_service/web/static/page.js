@@ -5,6 +5,7 @@ import { acting } from "./acting.js";
 const root = document.documentElement;
 const REFRESH_GAP = 1000;    // between two fetches of the page, at least
 const REFRESH_ALWAYS = 30000; // and at most, for what no message tells
+const LOOK_AGAIN = 3000;     // after the last change: looks at all jobs come a little later
 const SILENCE = 15000;       // of the stream: it speaks every five seconds
 
 // --- time: the database's, as the page was told
@@ -131,6 +132,7 @@ function cutOff(why) {
 
 let source = null;
 let heard = Date.now();
+let again = 0;
 
 function connect() {
   source?.close();
@@ -141,7 +143,12 @@ function connect() {
     cutOff("this replica does not answer");
     if (source.readyState === EventSource.CLOSED) setTimeout(connect, 5000);
   };
-  source.addEventListener("change", (event) => { beat(event); refresh(); });
+  source.addEventListener("change", (event) => {
+    beat(event);
+    refresh();
+    clearTimeout(again);
+    again = setTimeout(refresh, LOOK_AGAIN);
+  });
   source.addEventListener("beat", beat);
   source.addEventListener("trouble", () => { heard = Date.now(); cutOff("the database does not answer"); });
 }
