@@ -100,17 +100,24 @@ class _Lateness:
         some = pages.owing(after=self._after, limit=STEP)
         done = self._compute(some)
         finished = done == len(some) < STEP
-        self._after = "" if finished or not done else some[done - 1].job_id
-        suspects = [owing.job_id for owing, tick in self._owed.values() if self._too_late(owing.job_id, tick, now)]
+        if finished or done:
+            self._after = "" if finished else some[done - 1].job_id
+        overdue = [
+            (tick, owing.job_id)
+            for owing, tick in self._owed.values()
+            if tick is not None and self._too_late(owing.job_id, tick, now)
+        ]
+        suspects = [job_id for _, job_id in sorted(overdue)[:STEP]]
         if not suspects:
             return ()
         # What was remembered may be over by now: settled, paused, disabled, gone.
-        still = {one.job_id: one for one in pages.owing(only=suspects[:STEP], limit=STEP)}
+        still = {one.job_id: one for one in pages.owing(only=suspects, limit=STEP)}
         self._compute(tuple(still.values()))
-        for job_id in suspects[:STEP]:
+        for job_id in suspects:
             if job_id not in still:
                 del self._owed[job_id]
-        found = (self._owed[job_id] for job_id in still)
+        # Not those for which there was no time: what is remembered of them holds no longer.
+        found = (self._owed[job_id] for job_id, job in still.items() if self._owed[job_id][0] == job)
         late = [
             Late(owing.job_id, tick, owing.settled_until)
             for owing, tick in found

@@ -107,7 +107,7 @@ def test_jobs_come_in_pages_and_each_is_on_one(world: Looking) -> None:
         world.job(name)
     pages = [world.shown(Wanted(page=number)) for number in (1, 2, 3, 4)]
     assert [len(page) for page in pages] == [JOBS_SHOWN, JOBS_SHOWN, 3, 0]
-    assert sum(pages, []) == names
+    assert [name for page in pages for name in page] == names
     assert world.pages.overview(Wanted(page=2)).found_count == len(names)
 
 
@@ -172,7 +172,9 @@ def test_a_job_fails_as_long_as_its_newest_run_that_ended_says_so(
     world.job("a")
     ids = {state: world.run("a", state) for state in states}
     found = world.pages.failing()
-    bad = next((ids[state] for state in states if state in (State.FAILED, State.TIMED_OUT, State.LOST, State.MISSED)), 0)
+    bad = next(
+        (ids[state] for state in states if state in (State.FAILED, State.TIMED_OUT, State.LOST, State.MISSED)), 0
+    )
     assert found == ((Failing("a", bad),) if failing else ())
 
 

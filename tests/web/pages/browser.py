@@ -46,13 +46,13 @@ class Browser:
     def find(self, selector: str) -> WebElement:
         """Return the first element that is there and visible, waiting for it."""
         found: WebElement = self.wait(
-            lambda: next((one for one in self._all(selector) if one.is_displayed()), None),
+            lambda: next((one for one in self.all(selector) if one.is_displayed()), None),
             f"a visible {selector}",
         )
         return found
 
     def count(self, selector: str) -> int:
-        return len(self._all(selector))
+        return len(self.all(selector))
 
     def text(self, selector: str) -> str:
         """Return the text of an element, which may be replaced just now."""
@@ -66,7 +66,8 @@ class Browser:
     def wait_for_text(self, selector: str, text: str) -> None:
         self.wait(lambda: text in self.text(selector), f"{text!r} in {selector}, which says {self.text(selector)!r}")
 
-    def _all(self, selector: str) -> list[WebElement]:
+    def all(self, selector: str) -> list[WebElement]:
+        """Return what is there, visible or not."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def script(self, code: str, *arguments: Any) -> Any:

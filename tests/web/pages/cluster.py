@@ -13,8 +13,15 @@ SCRIPT = "<script>document.title='pwned'</script><img src=x onerror=alert(1)>"
 JOBS: dict[str, Any] = {
     "heartbeat": {"command": "date", "every": "2s", "description": "Tells that somebody is alive"},
     "sync-orders": {"command": "sleep 0.$(( $(date +%s) % 6 ))", "every": "3s", "tags": ["shop"]},
-    "flaky-import": {"command": "test $(( $(date +%s) / 4 % 3 )) -ne 0 || { echo no feed >&2; exit 3; }", "every": "4s"},
-    "always-fails": {"command": f"echo '{SCRIPT}'; exit 1", "every": "5s", "description": f"Fails: {SCRIPT}"},
+    "flaky-import": {
+        "command": "test $(( $(date +%s) / 4 % 3 )) -ne 0 || { echo no feed >&2; exit 3; }",
+        "every": "4s",
+    },
+    "always-fails": {
+        "command": ["sh", "-c", 'echo "$1"; exit 1', "sh", SCRIPT],
+        "every": "5s",
+        "description": f"Fails: {SCRIPT}",
+    },
     "slow-export": {"command": "sleep 4", "every": "3s"},
     "nightly-report": {"command": "true", "cron": "30 2 * * MON-FRI", "timezone": "Europe/Berlin"},
     "invoices": {"command": "true", "every": "1h"},
