@@ -19,7 +19,11 @@ _server = pytest.StashKey[SharedServer]()
 _left_out = pytest.StashKey[dict[str, int]]()
 _heard = pytest.StashKey[list[str]]()
 _ASKED_FOR = {"long": "they take minutes"}  # markers of tests that run only when -m names them
-_TOOLS = {"promtool": "it comes with Debian's package prometheus"}  # markers of tests that need a program of that name
+# markers of tests that need programs: what to install, and the programs, of which one of each line must be there
+_NEEDED = {
+    "promtool": ("apt-get install prometheus", (("promtool",),)),
+    "browser": ("apt-get install chromium chromium-driver", (("chromium", "google-chrome"), ("chromedriver",))),
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -32,12 +36,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out[marker] = len(chosen)
             config.hook.pytest_deselected(items=chosen)
             items[:] = [item for item in items if not item.get_closest_marker(marker)]
-    for tool in _TOOLS:
-        needing = [item for item in items if item.get_closest_marker(tool)]
-        if needing and shutil.which(tool) is None:
-            left_out[tool] = len(needing)
-            config.hook.pytest_deselected(items=needing)
-            items[:] = [item for item in items if not item.get_closest_marker(tool)]
+    for marker, (_, programs) in _NEEDED.items():
+        chosen = [item for item in items if item.get_closest_marker(marker)]
+        if chosen and not all(any(map(shutil.which, names)) for names in programs):
+            left_out[marker] = len(chosen)
+            config.hook.pytest_deselected(items=chosen)
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -69,7 +73,9 @@ def _notes(config: pytest.Config) -> list[str]:
         if marker in _ASKED_FOR:
             why = f"marked {marker}, because {_ASKED_FOR[marker]}; run them with -m {marker}"
         else:
-            why = f"because there is no {marker}; {_TOOLS[marker]}"
+            install, programs = _NEEDED[marker]
+            missing = ", ".join(names[0] for names in programs if not any(map(shutil.which, names)))
+            why = f"marked {marker}, because there is no {missing}; on Debian: {install}"
         notes.append(f"left out: {count} tests {why}")
     return notes
 

@@ -90,4 +90,6 @@ def _web_server(config: Config, parts: Parts, port: int | None) -> WebServer | N
         return create_app(view)
 
     port = config.http.port if port is None else port
-    return Server(make_app, host=config.http.host, port=port, events=parts.events, close=view.close)
+    return Server(
+        make_app, host=config.http.host, port=port, events=parts.events, close=view.close, stopping=view.stopping
+    )

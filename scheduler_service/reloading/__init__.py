@@ -119,6 +119,11 @@ class Reloader:
 
     # --- from other threads
 
+    @property
+    def config(self) -> Config:
+        """The configuration in use."""
+        return self._config
+
     def request(self) -> None:
         """Read the configuration now, whether it changed or not, and say what came of it."""
         self._asked.put(True)

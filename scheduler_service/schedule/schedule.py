@@ -22,6 +22,7 @@ UNITS = {
     "ms": timedelta(milliseconds=1),
     "us": timedelta(microseconds=1),
 }
+NAMES = {"d": "day", "h": "hour", "m": "minute", "s": "second", "ms": "millisecond", "us": "microsecond"}
 
 
 class Schedule:
@@ -100,7 +101,9 @@ class Schedule:
             case Cron() as cron_series:
                 text = f"{cron_series.expression.explain()}, {self.timezone} time"
             case Interval(interval, offset):
-                text = f"Every {_duration(interval)}" + (f", offset {_duration(offset)}" if offset else "")
+                words = _in_words(interval)
+                text = f"Every {words if ' and ' in words else words.removeprefix('1 ')}"
+                text += f", {_in_words(offset)} later" if offset else ""
             case Moments((moment,)):
                 text = f"Once, at {_iso(moment)}"
             case _:
@@ -195,6 +198,15 @@ def _duration(duration: timedelta) -> str:
         count, duration = divmod(duration, length)
         text += f"{count}{unit}" if count else ""
     return text or "0s"
+
+
+def _in_words(duration: timedelta) -> str:
+    parts = []
+    for unit, length in UNITS.items():
+        count, duration = divmod(duration, length)
+        if count:
+            parts.append(f"{count} {NAMES[unit]}{'s' if count > 1 else ''}")
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _timedelta(text: str) -> timedelta:

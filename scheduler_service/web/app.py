@@ -10,6 +10,7 @@ from scheduler_service.web.api import asking_routes, openapi_routes, reading_rou
 from scheduler_service.web.health import health_routes
 from scheduler_service.web.limits import Bounded
 from scheduler_service.web.metrics import metrics_routes
+from scheduler_service.web.pages import page_routes
 from scheduler_service.web.problems import answer_with_problems
 from scheduler_service.web.view import View
 
@@ -30,4 +31,5 @@ def create_app(view: View) -> ASGIApp:
     app.include_router(reading_routes(view))
     app.include_router(asking_routes(view))
     app.include_router(openapi_routes(view, app))
+    app.include_router(page_routes(view))
     return Bounded(app)

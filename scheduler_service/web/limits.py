@@ -21,6 +21,7 @@ from scheduler_service.web.problems import Problem
 MOST_REQUESTS = 100  # at once; a page or a script asks again
 MOST_BYTES = 64 * 1024  # of a body: arguments are the longest that anybody sends
 PROBES = frozenset({"/livez", "/readyz", "/leader"})
+STREAMS = frozenset({"/events"})  # answers without an end, which have a limit of their own
 
 HEADERS = {
     # No inline script or style, nothing from elsewhere, in nobody's frame.
@@ -53,11 +54,12 @@ class Bounded:
             return
         if scope["method"] == "HEAD":  # the server leaves the body out by its own copy of the scope
             scope = {**scope, "method": "GET"}
-        self._requests += 1
+        counted = scope["path"] not in STREAMS
+        self._requests += counted
         try:
             await self._app(scope, _bounded(receive), send)
         finally:
-            self._requests -= 1
+            self._requests -= counted
 
     def _problem(self, scope: Scope) -> Problem | None:
         if self._requests >= MOST_REQUESTS and scope["path"] not in PROBES:

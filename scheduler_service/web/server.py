@@ -35,18 +35,26 @@ class PortUnavailableError(Exception):
 class Server:
     """An HTTP server that makes its application when it starts.
 
-    `port` 0 is any free one; None the usual one, or the next that is free.  Raises PortUnavailableError.
+    `port` 0 is any free one; None the usual one, or the next that is free.  `stopping` is set when it is to
+    end, so that answers without an end can end too.  Raises PortUnavailableError.
     """
 
     def __init__(
-        self, make_app: Callable[[], Any], *, host: str, port: int | None, events: Events, close: Callable[[], None]
+        self,
+        make_app: Callable[[], Any],
+        *,
+        host: str,
+        port: int | None,
+        events: Events,
+        close: Callable[[], None],
+        stopping: threading.Event | None = None,
     ) -> None:
         self._make_app = make_app
         self._events = events
         self._close = close
         self._socket = _listen(host, port)
         self._server: uvicorn.Server | None = None
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         _servers.add(self)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from scheduler_service.config import Config
 from scheduler_service.database import Database
 from scheduler_service.ledger.history import Coming, History
+from scheduler_service.ledger.history.pages import Pages
 from scheduler_service.ledger.requests import Requests
 from scheduler_service.service import Health, Parts
 
@@ -25,12 +27,14 @@ class View:
     lost_after_seconds: float
     health: Health
     history: History
+    pages: Pages
     coming: Coming
     requests: Requests
     parts: Parts
     token: str | None = field(repr=False)  # of writing calls; without one they are off
     read_token: str | None = field(repr=False)  # of reading calls; without one they are open
     close: Callable[[], None] = field(repr=False)
+    stopping: threading.Event = field(default_factory=threading.Event)  # set when the server ends: streams end too
 
 
 def view_of(config: Config, parts: Parts) -> View:
@@ -50,6 +54,7 @@ def view_of(config: Config, parts: Parts) -> View:
         lost_after_seconds=election.lost_after.total_seconds(),
         health=Health(config, parts),
         history=History(database, election.lock_id),
+        pages=Pages(database, election.lock_id),
         coming=Coming(),
         requests=Requests(database, election.lock_id),
         parts=parts,

@@ -175,12 +175,15 @@ def test_two_ways_to_write_the_same(expression: str, same: str) -> None:
     [
         (cron("0 2 * * *", "Europe/Berlin"), "At 02:00 every day, Europe/Berlin time"),
         (cron("0 0 * * FRI-SUN"), "At 00:00 on Friday through Sunday, UTC time"),
-        (every(timedelta(seconds=30)), "Every 30s"),
-        (every(timedelta(hours=1), timedelta(minutes=5)), "Every 1h, offset 5m"),
+        (every(timedelta(seconds=30)), "Every 30 seconds"),
+        (every(timedelta(hours=1)), "Every hour"),
+        (every(timedelta(minutes=90)), "Every 1 hour and 30 minutes"),
+        (every(timedelta(days=2, hours=3, minutes=1)), "Every 2 days, 3 hours and 1 minute"),
+        (every(timedelta(hours=1), timedelta(minutes=5)), "Every hour, 5 minutes later"),
         (at(NEW_YEAR), "Once, at 2026-01-01T00:00:00Z"),
         (manual(), "Only when asked for"),
-        (every(SECOND).bounded(NEW_YEAR, None), "Every 1s, from 2026-01-01T00:00:00Z"),
-        (every(SECOND).bounded(None, NEW_YEAR), "Every 1s, until 2026-01-01T00:00:00Z"),
+        (every(SECOND).bounded(NEW_YEAR, None), "Every second, from 2026-01-01T00:00:00Z"),
+        (every(SECOND).bounded(None, NEW_YEAR), "Every second, until 2026-01-01T00:00:00Z"),
     ],
 )
 def test_a_schedule_says_in_words_when_it_ticks(schedule: Schedule, words: str) -> None:

@@ -1,0 +1,104 @@
+"""Where the lines of the pages' small pictures go.  The templates draw them, as SVG.
+
+strip     the newest runs of a job, one column each: its state above, how long it took below
+chart     the same, larger, with what a column's height stands for
+timeline  who led when
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from scheduler_service.ledger.history import Leader, RunRow, TermRow
+
+STRIP_COLUMN = 14  # pixels from one column to the next
+STRIP_BAR = 12  # pixels of the longest duration
+CHART_HEIGHT = 96
+COLOURS = 6  # of replicas in the timeline
+NOTED_GAP_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One run of a strip or chart."""
+
+    row: RunRow
+    x: float
+    height: float  # of the bar that shows how long it took
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The newest runs of a job, the newest on the right."""
+
+    columns: tuple[Column, ...]
+    longest_seconds: float | None
+
+    @property
+    def median_seconds(self) -> float | None:
+        """What is usual."""
+        times = sorted(one.row.duration_seconds for one in self.columns if one.row.duration_seconds is not None)
+        return times[len(times) // 2] if times else None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of the timeline, in hundredths of its width: a term, or a time without a leader (`term` None)."""
+
+    x: float
+    width: float
+    seconds: float
+    term: TermRow | None = None
+    colour: int = 0
+    goes_on: bool = False
+
+
+def strip(rows: Sequence[RunRow], height: float = STRIP_BAR) -> Strip:
+    """Lay out `rows`, oldest first."""
+    times = [row.duration_seconds for row in rows if row.duration_seconds is not None]
+    longest = max(times, default=None)
+    columns = []
+    for number, row in enumerate(rows):
+        seconds = row.duration_seconds
+        tall = 0.0 if seconds is None or longest is None else max(1.0, height * seconds / longest if longest else 1.0)
+        columns.append(Column(row, number * STRIP_COLUMN, round(tall, 1)))
+    return Strip(tuple(columns), longest)
+
+
+def timeline(terms: Sequence[TermRow], leader: Leader | None, now: datetime) -> tuple[Piece, ...]:
+    """Lay out `terms`, newest first, as stretches from left to right.
+
+    Widths grow with the logarithm of the time, so that a failover of milliseconds and a month of quiet can
+    stand beside each other.
+    """
+    stretches: list[tuple[float, TermRow | None, bool]] = []
+    ordered = sorted(terms, key=lambda one: one.term)
+    for number, term in enumerate(ordered):
+        following = ordered[number + 1].acquired_at if number + 1 < len(ordered) else None
+        goes_on = leader is not None and leader.term == term.term
+        end = term.ended_at or following or now
+        end = min(end, following) if following is not None else end
+        stretches.append((max(0.0, (end - term.acquired_at).total_seconds()), term, goes_on))
+        gap_end = following if following is not None else (None if goes_on else now)
+        if gap_end is not None and (gap := (gap_end - end).total_seconds()) > NOTED_GAP_SECONDS:
+            stretches.append((gap, None, False))
+    weights = [math.log10(1 + seconds) + (0.8 if term else 0.15) for seconds, term, _ in stretches]
+    whole = sum(weights) or 1.0
+    colours = _colours(ordered)
+    pieces, x = [], 0.0
+    for (seconds, led, goes_on), weight in zip(stretches, weights, strict=True):
+        width = 100 * weight / whole
+        colour = colours[led.leader_id] if led is not None else 0
+        pieces.append(Piece(round(x, 3), round(width, 3), seconds, led, colour, goes_on))
+        x += width
+    return tuple(pieces)
+
+
+def _colours(terms: Sequence[TermRow]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for term in terms:
+        found.setdefault(term.leader_id, len(found) % COLOURS)
+    return found

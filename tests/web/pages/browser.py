@@ -1,0 +1,120 @@
+"""A real Chromium, headless, and everything that it asks for and complains about."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+LIMIT_SECONDS = 60.0
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--force-color-profile=srgb",
+)
+
+
+class Browser:
+    """One window, fresh: no cookie, no storage, no history."""
+
+    def __init__(self, driver: Chrome) -> None:
+        self.driver = driver
+        self._requested: list[str] = []
+
+    def open(self, url: str) -> None:
+        self.driver.get(url)
+
+    def find(self, selector: str) -> WebElement:
+        """Return the first element that is there and visible, waiting for it."""
+        found: WebElement = self.wait(
+            lambda: next((one for one in self.all(selector) if one.is_displayed()), None),
+            f"a visible {selector}",
+        )
+        return found
+
+    def count(self, selector: str) -> int:
+        return len(self.all(selector))
+
+    def text(self, selector: str) -> str:
+        """Return the text of an element, which may be replaced just now."""
+        return str(self.wait(lambda: self.find(selector).text or " ", f"text of {selector}")).strip()
+
+    def wait(self, condition: Callable[[], Any], what: str = "") -> Any:
+        """Return what `condition` returns once it is true."""
+        waiting = WebDriverWait(self.driver, LIMIT_SECONDS, 0.05, [StaleElementReferenceException])
+        return waiting.until(lambda _: condition(), f"not within {LIMIT_SECONDS:g} s: {what}")
+
+    def wait_for_text(self, selector: str, text: str) -> None:
+        self.wait(lambda: text in self.text(selector), f"{text!r} in {selector}, which says {self.text(selector)!r}")
+
+    def all(self, selector: str) -> list[WebElement]:
+        """Return what is there, visible or not."""
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def script(self, code: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(code, *arguments)
+
+    def appearance(self, *, dark: bool = False, width: int = 1280, height: int = 900, phone: bool = False) -> None:
+        """Be a screen of this size, with this preference."""
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone},
+        )
+        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def picture(self, path: Path, *, whole: bool = True) -> None:
+        """Write what is seen, or the whole page, as PNG."""
+        answer = self.driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole}
+        )
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def requested(self) -> list[str]:
+        """Return the address of everything that was asked for so far."""
+        for entry in self.driver.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            if message["method"] == "Network.requestWillBeSent":
+                self._requested.append(message["params"]["request"]["url"])
+        # Before the first page is opened the window shows one that comes with the browser.
+        return [url for url in self._requested if not url.startswith(("chrome:", "data:"))]
+
+    def complaints(self) -> list[str]:
+        """Return what was written to the console as a warning or an error."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+
+@contextmanager
+def chromium(profile: Path, *, javascript: bool = True) -> Iterator[Browser]:
+    """Give a browser, and end it."""
+    options = ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1280,900"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    if not javascript:
+        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
+    driver = Chrome(options, ChromeService(DRIVER))
+    try:
+        yield Browser(driver)
+    finally:
+        driver.quit()
