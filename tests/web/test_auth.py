@@ -76,6 +76,14 @@ def test_a_token_that_is_sent_twice_is_no_token(filled: Story, tmp_path: Path) -
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
+def test_a_token_of_any_letters_can_be_sent_as_it_is_written(filled: Story, tmp_path: Path) -> None:
+    token = "pass wörd ✓ of some length"
+    with serving(tmp_path, filled.url, token=token) as site:
+        sent = token.encode().decode("latin-1")  # the bytes of UTF-8, as other clients send them
+        assert site.post("/api/v1/jobs/report/trigger", token=sent).status == 201
+        assert site.post("/api/v1/jobs/report/trigger", token=sent[:-1] + "?").status == 401
+
+
 def test_writing_is_off_without_a_token_in_the_configuration(filled: Story, tmp_path: Path) -> None:
     with serving(tmp_path, filled.url, token=None) as site:
         before = everything(filled)
