@@ -4,7 +4,7 @@ Modules import only from modules above them in this order:
 
     clock moments schedule model events logs policy callables config database tables leases guard ledger
     elector context runner results workers timetable dispatcher housekeeping reloading forfeits
-    metrics service web testing cli
+    watch metrics service web testing cli
 
 What a program needs that uses the election, or that is a job, is here by name; each is loaded when it is first
 asked for, so that importing the package costs nothing.

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scheduler_service.ledger.transactions import Connection
 
+LONGEST_WAIT_SECONDS = 366 * 86_400  # of RetryLater
+
 
 class Cancelled(BaseException):  # not an error: somebody asked for it
     """The run shall end; raised by `RunContext.check`.
@@ -41,13 +43,17 @@ class Cancelled(BaseException):  # not an error: somebody asked for it
 class RetryLater(Exception):  # noqa: N818  # a word to the service; `raise RetryLater(60)` reads as what it means
     """Raised by a job: start this run again in `seconds`, instead of after the wait of its `retry`.
 
-    It counts as a failed start: after `retry.attempts` of them the run has failed.
+    It counts as a failed start: after `retry.attempts` of them the run has failed.  ValueError for a wait of
+    more than a year, which is a moment by mistake.
     """
 
     def __init__(self, seconds: float | timedelta, message: str = "") -> None:
         self.seconds = seconds.total_seconds() if isinstance(seconds, timedelta) else float(seconds)
-        if not 0 <= self.seconds < float("inf"):
-            raise ValueError(f"RetryLater({seconds!r}): a wait is a number of seconds, 0 or more")
+        if not 0 <= self.seconds <= LONGEST_WAIT_SECONDS:
+            raise ValueError(
+                f"RetryLater({seconds!r}): a wait is a number of seconds from now, from 0 to {LONGEST_WAIT_SECONDS:,} "
+                "(a year)"
+            )
         super().__init__(message or f"to be tried again in {self.seconds:g}s")
 
 

@@ -32,6 +32,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "leader_elected": (INFO, "term lock_id how crash_detection"),
     "leader_observed": (INFO, "leader term"),
     "leadership_renewed": (DEBUG, "term trust_seconds"),
+    "renewal_failed": (DEBUG, "term error trust_seconds"),  # again, after `leadership_suspect` told of the first
     "leadership_suspect": (WARNING, "term error trust_seconds"),
     "leadership_resumed": (INFO, "term suspect_seconds"),
     "leadership_lost": (WARNING, "term reason"),
@@ -41,18 +42,22 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "instance_id_shared": (WARNING, "other"),
     "leases_cleaned": (DEBUG, "count"),
     "listener_failed": (ERROR, "listener term error"),
+    "leader_idle": (WARNING, "leader term job scheduled_at age_seconds"),
+    "leader_active": (INFO, "leader term idle_seconds"),
     # schedule
     "timetable_armed": (INFO, "term job_count offset_seconds"),
     "timetable_disarmed": (DEBUG, "term"),
     "jobs_adopted": (INFO, "term new? edited? enabled? disabled? removed?"),
     "schedule_unreadable": (ERROR, "job stored error"),
     # ledger
+    "tick_chosen": (DEBUG, "job scheduled_at kind"),
     "tick_skipped": (WARNING, "job scheduled_at reason"),
     "ticks_missed": (WARNING, "job scheduled_at until? reason"),
     "ticks_paused": (DEBUG, "job scheduled_at until?"),
     "job_paused": (INFO, "job until? by? reason?"),
     "job_resumed": (INFO, "job by?"),
     "run_replaced": (INFO, "job run by"),
+    "run_withdrawn": (WARNING, "job run reason"),
     "settling_held": (DEBUG, "job run holder"),
     "statement_fenced": (WARNING, "statement term"),
     "run_started": (INFO, "job run scheduled_at attempt kind delay_seconds"),
@@ -91,6 +96,15 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "lock_id_shared": (WARNING, "others job_count"),
 }
 
+# The same, to check an event against: all its fields, and those that it must have.
+_FIELDS = {
+    name: (
+        frozenset(field.rstrip("?") for field in known.split()),
+        frozenset(field for field in known.split() if field[-1] != "?"),
+    )
+    for name, (_, known) in CATALOGUE.items()
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -127,12 +141,12 @@ class Events:
 
     def emit(self, name: str, /, **fields: Any) -> None:
         """Tell that `name` happened; its fields must be those of the catalogue."""
-        level, known = CATALOGUE[name]
-        names = known.split()
-        if unknown := fields.keys() - {field.rstrip("?") for field in names}:
-            raise ValueError(f"{name} has no field {', '.join(sorted(unknown))}")
-        if missing := [field for field in names if field[-1] != "?" and field not in fields]:
-            raise ValueError(f"{name} needs {', '.join(missing)}")
+        level, _ = CATALOGUE[name]
+        known, needed = _FIELDS[name]
+        if not needed <= fields.keys() <= known:
+            if unknown := fields.keys() - known:
+                raise ValueError(f"{name} has no field {', '.join(sorted(unknown))}")
+            raise ValueError(f"{name} needs {', '.join(sorted(needed - fields.keys()))}")
         event = Event(name, level, {**self._bound, **fields})
         for subscriber in tuple(self._subscribers):
             subscriber(event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,13 @@ pytest_plugins = ["pytester"]  # for tests/testing; pytest takes it from the out
 
 _server = pytest.StashKey[SharedServer]()
 _left_out = pytest.StashKey[dict[str, int]]()
+_heard = pytest.StashKey[list[str]]()
 _ASKED_FOR = {"long": "they take minutes"}  # markers of tests that run only when -m names them
+_TOOLS = {"promtool": "it comes with Debian's package prometheus"}  # markers of tests that need a program of that name
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what must be asked for."""
+    """Leave out what must be asked for, and what needs a program that is not here."""
     left_out = config.stash.setdefault(_left_out, {})
     named = config.option.markexpr
     for marker in _ASKED_FOR:
@@ -29,20 +32,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out[marker] = len(chosen)
             config.hook.pytest_deselected(items=chosen)
             items[:] = [item for item in items if not item.get_closest_marker(marker)]
+    for tool in _TOOLS:
+        needing = [item for item in items if item.get_closest_marker(tool)]
+        if needing and shutil.which(tool) is None:
+            left_out[tool] = len(needing)
+            config.hook.pytest_deselected(items=needing)
+            items[:] = [item for item in items if not item.get_closest_marker(tool)]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the words of this process to the one that prints, where several share the tests."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["notes"] = _notes(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the words of another process."""
+    heard = node.config.stash.setdefault(_heard, [])
+    heard += [note for note in getattr(node, "workeroutput", {}).get("notes", []) if note not in heard]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say which PostgreSQL was used and what was left out."""
-    lines = []
-    if server := config.stash.get(_server, None):
-        lines.append(f"PostgreSQL: {server.description}")
-        lines += [f"  not {note}" for note in server.notes]
-    lines += [
-        f"left out: {count} tests marked {marker}, because {_ASKED_FOR[marker]}; run them with -m {marker}"
-        for marker, count in config.stash.get(_left_out, {}).items()
-    ]
-    for line in lines:
+    for line in config.stash.get(_heard, None) or _notes(config):
         terminalreporter.write_line(line)
+
+
+def _notes(config: pytest.Config) -> list[str]:
+    notes = []
+    if server := config.stash.get(_server, None):
+        notes.append(f"PostgreSQL: {server.description}")
+        notes += [f"  not {note}" for note in server.notes]
+    for marker, count in config.stash.get(_left_out, {}).items():
+        if marker in _ASKED_FOR:
+            why = f"marked {marker}, because {_ASKED_FOR[marker]}; run them with -m {marker}"
+        else:
+            why = f"because there is no {marker}; {_TOOLS[marker]}"
+        notes.append(f"left out: {count} tests {why}")
+    return notes
 
 
 @pytest.fixture(scope="session")

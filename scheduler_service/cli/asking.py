@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import os
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -101,17 +103,24 @@ def _read_value(typed: str) -> Any:
 
 
 def _loads(typed: str) -> Any:
-    return json.loads(typed, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    return json.loads(typed, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON's")
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:50]} is too large for a number")
+    return number
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{twice[0]!r} is given twice")
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"{name!r} is given twice")
     return dict(pairs)
 
 

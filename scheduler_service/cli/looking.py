@@ -10,7 +10,15 @@ import click
 
 from scheduler_service import __version__, tables
 from scheduler_service.cli import rendering
-from scheduler_service.cli.options import Place, database_options, json_option, moment, open_place, require_file
+from scheduler_service.cli.options import (
+    Place,
+    database_options,
+    job_argument,
+    json_option,
+    moment,
+    open_place,
+    require_file,
+)
 from scheduler_service.cli.output import Mistake, did_you_mean, write_json
 from scheduler_service.ledger.history import History, documents, why
 from scheduler_service.ledger.history.reading import MOST_RUNS
@@ -115,7 +123,7 @@ def _show(history: History, typed: str, as_json: bool) -> None:
 @click.command("why")
 @database_options
 @json_option
-@click.argument("job")
+@job_argument
 @click.argument("time")
 def why_command(
     config_path: Path | None,

@@ -9,7 +9,7 @@ import click
 
 from scheduler_service.cli.asking import asker, by_option, checked_text, refuse_job
 from scheduler_service.cli.looking import open_history, require_run_id, unknown_job, unknown_run
-from scheduler_service.cli.options import database_options, json_option, moment
+from scheduler_service.cli.options import database_options, job_argument, json_option, moment
 from scheduler_service.cli.output import Mistake, about, write_json
 from scheduler_service.ledger.history import History, Leader, Pause, documents
 from scheduler_service.ledger.requests import (
@@ -38,7 +38,7 @@ LOOK_SECONDS = 0.2
 @click.option("--reason", metavar="TEXT", help="Why, for others to read.")
 @by_option
 @json_option
-@click.argument("job")
+@job_argument
 @click.pass_context
 def pause_command(
     ctx: click.Context,
@@ -99,7 +99,7 @@ def _write_paused(answer: Paused, as_json: bool) -> None:
 @database_options
 @by_option
 @json_option
-@click.argument("job")
+@job_argument
 def resume_command(
     config_path: Path | None,
     database_url: str | None,

@@ -11,7 +11,7 @@ from scheduler_service import logs
 from scheduler_service.cli.options import config_option, load_config
 from scheduler_service.cli.output import Mistake, NoDatabase, Problems
 from scheduler_service.config import Config, ConfigError, callable_warnings, check_callables
-from scheduler_service.database import StoreRefused, StoreUnavailable
+from scheduler_service.database import StoreRefused, StoreUnavailable, urls
 from scheduler_service.events import Events
 from scheduler_service.service import Parts, Service, WebServer, assemble
 from scheduler_service.web import PortUnavailableError, Server, view_of
@@ -39,11 +39,20 @@ def run_command(ctx: click.Context, config_path: Path | None, port: int | None) 
 
 def _logged(config: Config, port: int | None) -> int:
     events = Events()
-    log = logs.configure(config.logging.level, config.logging.format, events)
+    log = logs.configure(config.logging.level, config.logging.format, events, secrets=_secrets(config))
     try:
         return _run(config, events, port)
     finally:
         log.close()
+
+
+def _secrets(config: Config) -> tuple[str, ...]:
+    """Return what nobody may read in the log, whoever writes it there."""
+    tokens = [token.get_secret_value() for token in (config.http.token, config.http.read_token) if token is not None]
+    try:
+        return (*tokens, *urls.secrets(urls.parse(config.database.url.get_secret_value())))
+    except StoreRefused:  # which is said when the service is put together
+        return tuple(tokens)
 
 
 def _run(config: Config, events: Events, port: int | None) -> int:

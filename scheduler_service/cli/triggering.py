@@ -19,7 +19,7 @@ from scheduler_service.cli.asking import (
     refuse_job,
 )
 from scheduler_service.cli.looking import open_history
-from scheduler_service.cli.options import database_options, json_option
+from scheduler_service.cli.options import database_options, job_argument, json_option
 from scheduler_service.cli.output import Mistake, about, span, write_json
 from scheduler_service.database import StoreRefused, StoreUnavailable
 from scheduler_service.ledger.history import AttemptRow, History, RunRow, documents
@@ -41,7 +41,7 @@ Found = tuple[RunRow, Sequence[AttemptRow]]
 @click.option("--key", metavar="KEY", help="The same key is the same run, however often it is asked for.")
 @by_option
 @json_option
-@click.argument("job")
+@job_argument
 @click.pass_context
 def trigger_command(
     ctx: click.Context,

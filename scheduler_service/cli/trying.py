@@ -97,13 +97,19 @@ def _run(runner: Runner, attempt: Attempt, spec: JobSpec) -> Outcome:
 
 @contextmanager
 def _stopping(stop: Stopping) -> Iterator[None]:
+    asked = False
+
     def ask(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
+        nonlocal asked
+        if asked or stop.is_set():
             os._exit(INTERRUPTED)  # whatever the job is doing
+        asked = True  # before it is told: the next signal may come in the middle of that
         click.echo("stopping; once more to stop at once", err=True)
         stop.request(f"{signal.Signals(number).name} was received")
 
-    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    # SIGCHLD: as in a replica.
+    handlers: dict[int, Any] = {signal.SIGINT: ask, signal.SIGTERM: ask, signal.SIGCHLD: signal.SIG_DFL}
+    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
 
     StoreUnavailable   nothing is wrong with the question: ask again later
     StoreRefused       rights, schema or settings are wrong: a person must change something
-    StoreConflict      a constraint refused the row: other rows may still be written
+    StoreConflict      the row is refused, by a constraint or for a value: other rows may still be written
 
 The message is one line for a person and never holds a password; `__cause__` is the driver's error.
 """
@@ -25,12 +25,12 @@ class StoreRefused(StoreUnavailable):
 
 
 class StoreConflict(StoreUnavailable):
-    """A constraint refused the row (unique, foreign key, check or not null)."""
+    """The row is refused: by a constraint (unique, foreign key, check, not null), or for a value out of range."""
 
 
 # Classes and codes of SQLSTATE.  25006 (read-only) is not among the refusals: a standby may be promoted.
 _REFUSED_CLASSES = {"0A", "28", "3D", "3F", "42"}
-_CONFLICT_CLASS = "23"
+_CONFLICT_CLASSES = {"22", "23"}  # 22: a value that cannot be; asked again, it never can
 
 # libpq passes on no SQLSTATE for a connection that was refused, only the server's words.
 _REFUSED_CONNECTIONS = (
@@ -108,6 +108,6 @@ def _kind_postgresql(cause: psycopg.Error, message: str) -> type[StoreUnavailabl
         missing = message.endswith("does not exist") and any(what in message for what in _DOES_NOT_EXIST)
         refused = missing or any(words in message for words in _REFUSED_CONNECTIONS)
         return StoreRefused if refused or isinstance(cause, psycopg.ProgrammingError) else StoreUnavailable
-    if state[:2] == _CONFLICT_CLASS:
+    if state[:2] in _CONFLICT_CLASSES:
         return StoreConflict
     return StoreRefused if state[:2] in _REFUSED_CLASSES else StoreUnavailable

@@ -23,7 +23,7 @@ from scheduler_service import schedule as schedules
 from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.dispatcher.settling import holder_in_doubt, settle_job, written
-from scheduler_service.dispatcher.starting import Pool, Starter
+from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
 from scheduler_service.dispatcher.telling import tell_adoption, tell_pause, tell_settlement
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement, StartsLimits, Survey
@@ -405,9 +405,13 @@ class Dispatcher:
             return
         poll = self._starter.poll(self._specs)
         self._look_at_pauses(poll)
-        runs, more = self._starter.with_room(poll.runs, self._specs)
+        wanted = [run for run in poll.runs if is_wanted(run, self._specs)]
+        runs, more = self._starter.with_room(wanted, self._specs)
         if more:
             self._signalled = True
+        if len(poll.runs) > len(wanted):
+            # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
+            self._ledger_behind = self._signalled = True
         if not runs or self._current() is None:
             return
         if not self._starter.start(lease, runs, self._specs):

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from scheduler_service.clock import Clock
 from scheduler_service.ledger import Ledger, Poll
-from scheduler_service.model import Attempt, Isolation, JobSpec, Lease, Run
+from scheduler_service.model import Attempt, Isolation, JobSpec, Kind, Lease, Run
 
 Specs = Mapping[str, JobSpec]
 
@@ -77,10 +77,7 @@ class Starter:
         room = self._workers.free_process_count
         chosen, more = [], False
         for run in runs:
-            spec = specs.get(run.job_id)
-            if spec is None:
-                continue
-            if _isolated(spec):
+            if _isolated(specs[run.job_id]):
                 if room == 0:
                     more = True
                     continue
@@ -108,6 +105,12 @@ class Starter:
         for attempt in attempts:
             self._workers.submit(attempt, specs[attempt.job_id])
         self._claims = {known: claim for known, claim in self._claims.items() if known != claim_id}
+
+
+def is_wanted(run: Run, specs: Specs) -> bool:
+    """Whether the configuration has the run's job; one that is disabled runs only when a person asks."""
+    spec = specs.get(run.job_id)
+    return spec is not None and (spec.enabled or run.kind is Kind.MANUAL)
 
 
 def _isolated(spec: JobSpec) -> bool:

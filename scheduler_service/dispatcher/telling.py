@@ -30,15 +30,18 @@ def tell_pause(events: Events, state: JobState, former: JobState | None) -> None
 
 
 def tell_settlement(events: Events, settlement: Settlement) -> None:
-    """Tell what became of ticks that do not run, and of what makes room for those that do."""
+    """Tell what became of each tick, and of what makes room for those that run."""
     job_id = settlement.state.job_id
     if settlement.resumed:
         by = settlement.state.resumed_by
         events.emit("job_resumed", job=job_id, **({} if by is None else {"by": by}))
     for run_id, by in settlement.replaced:
         events.emit("run_replaced", job=job_id, run=run_id, by=by)
+    for run_id, reason in settlement.withdrawn:
+        events.emit("run_withdrawn", job=job_id, run=run_id, reason=str(reason))
     for one in settlement.decisions:
         if one.state is State.WAITING:
+            events.emit("tick_chosen", job=job_id, scheduled_at=one.scheduled_at, kind=str(one.kind))
             continue
         span = {"until": one.until} if one.until is not None else {}
         if one.reason is Reason.PAUSED:

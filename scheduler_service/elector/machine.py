@@ -110,6 +110,13 @@ class Machine:
         """Whether we may act as leader right now."""
         return self.current() is not None
 
+    def observed(self) -> tuple[str, int] | None:
+        """Return the name and term of another that leads; None if nobody does, as far as we were told."""
+        leader = self.observation
+        if leader is None or leader.leader_id == self.instance_id or self.database_time.now() >= _expiry(leader):
+            return None
+        return leader.leader_id, leader.term
+
     @property
     def suspect(self) -> bool:
         """Whether we led until an error and try to go on in the same term."""
@@ -296,8 +303,9 @@ class Machine:
     def _reassure(self, lease: Lease, since: float) -> float:
         try:
             renewed = self._renew(lease)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             left = lease.trusted_until - self._clock.monotonic()
+            self._events.emit("renewal_failed", term=lease.term, error=str(error), trust_seconds=left)
             return max(0.0, min(left, self._retry_seconds(_LAST_RETRY_SECONDS)))
         if not renewed:
             return self._step_down(lease, "deposed")

@@ -90,31 +90,33 @@ class LedgerReads:
         """Read what there is to do; see Ledger."""
         # One statement, because an idle leader sends it every second.  Of a job with slots as many runs may start
         # as slots are free, oldest tick first; of one that runs alone none while an older one waits for its next
-        # attempt, lest a queue loses its order.  What a person asked for passes by.
+        # attempt, lest a queue loses its order.  What a person asked for passes by.  Nor may one that still holds
+        # the slot of its last attempt, whose thread has not returned.  Turns are counted among the others.
         excluded = "and w.job_id not in :without" if without else ""
         rows = self._rows(
-            f"""with due as (
-                  select w.*, row_number() over (partition by w.job_id order by w.scheduled_at, w.id) as turn
-                    from {{p}}run w
-                   where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}
-                     and w.cancel_requested_at is null {excluded}),
-                held as (
-                  select job_id, count(*) as count from {{p}}run
-                   where lock_id = :lock_id and slot_held group by job_id),
-                later as (
+            f"""with later as (
                   select job_id, min(scheduled_at) as first from {{p}}run
                    where lock_id = :lock_id and state = 'waiting' and due_at > {{now}} and kind <> 'manual'
-                   group by job_id)
+                   group by job_id),
+                due as (
+                  select w.*, s.max_running,
+                         row_number() over (partition by w.job_id order by w.scheduled_at, w.id) as turn
+                    from {{p}}run w
+                    left join {{p}}job_state s on s.lock_id = :lock_id and s.job_id = w.job_id
+                    left join later on later.job_id = w.job_id
+                   where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}
+                     and w.cancel_requested_at is null {excluded}
+                     and not (w.slot_held and s.max_running is not null)
+                     and (coalesce(s.max_running, 0) <> 1 or w.kind = 'manual' or later.first is null
+                          or w.scheduled_at <= later.first)
+                     and (s.paused_at is null or s.paused_at > {{now}} or s.paused_until <= {{now}})),
+                held as (
+                  select job_id, count(*) as count from {{p}}run
+                   where lock_id = :lock_id and slot_held group by job_id)
                 select * from (
                   select {_RUN_COLUMNS}, r.arguments
-                    from due r
-                    left join {{p}}job_state s on s.lock_id = :lock_id and s.job_id = r.job_id
-                    left join held on held.job_id = r.job_id
-                    left join later on later.job_id = r.job_id
-                   where (s.max_running is null or r.turn <= s.max_running - coalesce(held.count, 0))
-                     and (coalesce(s.max_running, 0) <> 1 or r.kind = 'manual' or later.first is null
-                          or r.scheduled_at <= later.first)
-                     and (s.paused_at is null or s.paused_at > {{now}} or s.paused_until <= {{now}})
+                    from due r left join held on held.job_id = r.job_id
+                   where r.max_running is null or r.turn <= r.max_running - coalesce(held.count, 0)
                    order by r.due_at, r.id limit :most) ready
                 union all
                 select null, s.job_id, s.paused_at, s.paused_at, null, null,

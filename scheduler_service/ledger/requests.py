@@ -208,11 +208,15 @@ class Requests:
                 return job
             if until is not None and until <= job.now:
                 return NotInFuture(job.now)
+            # No leader settles the pause of a job that is disabled, and there is nothing to swallow.
+            owes_nothing = job_state.c.enabled.is_(False)
             paused = connection.execute(
                 update(job_state)
-                .where(self._is(job_id), or_(job_state.c.paused_at.is_(None), _lasts()))
+                .where(self._is(job_id), or_(job_state.c.paused_at.is_(None), _lasts(), owes_nothing))
                 .values(
-                    paused_at=func.coalesce(job_state.c.paused_at, database_time()),
+                    paused_at=case(
+                        (_lasts(), func.coalesce(job_state.c.paused_at, database_time())), else_=database_time()
+                    ),
                     paused_until=until,
                     paused_by=by,
                     pause_reason=reason,

@@ -114,8 +114,10 @@ class SqliteLedger(SqliteEndings):
                     """update {p}run set state = 'running', reason = null, attempt = attempt + 1,
                          exclusive = :exclusive, slot = :slot, slot_held = 1
                         where id = :run and state = 'waiting' and cancel_requested_at is null and due_at <= :now
+                          and not (slot_held and :limited)
                         returning attempt""",
                     run=run.id,
+                    limited=limit is not None,
                     exclusive=limit == 1,
                     slot=slot,
                     now=now,

@@ -101,7 +101,8 @@ START = (
          row_number() over (partition by r.job_id order by r.scheduled_at, r.id) as turn,
          (select count(*) from {p}run o where o.lock_id = r.lock_id and o.job_id = r.job_id and o.slot_held) as held
     from {p}run r join unnest(:runs, :limits) as w (id, max_running) on w.id = r.id
-   where r.state = 'waiting' and r.due_at <= clock_timestamp() and r.cancel_requested_at is null),
+   where r.state = 'waiting' and r.due_at <= clock_timestamp() and r.cancel_requested_at is null
+     and not (r.slot_held and w.max_running is not null)),
 free as (
   select j.job_id, s.slot, row_number() over (partition by j.job_id order by s.slot) as turn
     from (select distinct job_id, max_running from wanted where max_running is not null) j
@@ -164,6 +165,8 @@ update {p}run r
   from gone where r.id = gone.run_id and r.attempt = gone.attempt and r.state = 'running' returning r.id"""
 
 # A running attempt and a stuck thread both hold the slot of their run, and few slots are held at a time.
+# Whether somebody asked the run to stop is read from the row as it is when it is locked, not from `w`: a run
+# that waits again although it shall stop is never started and never ends.
 _CLOSE = """lost as (
   update {p}run_attempt a set state = 'lost', finished_at = clock_timestamp()
     from gone where a.instance_id = gone.instance_id and a.state = 'running' returning a.id, a.run_id, a.attempt),
@@ -174,16 +177,20 @@ left_open as (
    where r.lock_id = :lock_id and r.slot_held and a.instance_id = gone.instance_id and a.state <> 'running'),
 closed as (
   update {p}run r
-     set state = case when o.attempt_id is null then r.state when o.again then 'waiting' else 'lost' end,
-         reason = case when o.attempt_id is null then r.reason when o.again then 'rerun' end,
-         due_at = case when o.again then clock_timestamp() else r.due_at end, slot_held = false
-    from (select left_open.*, w.cancel_requested_at is null and left_open.attempt_id is not null and exists (
+     set state = case when o.attempt_id is null then r.state
+                      when o.again and r.cancel_requested_at is null then 'waiting' else 'lost' end,
+         reason = case when o.attempt_id is null then r.reason
+                       when o.again and r.cancel_requested_at is null then 'rerun' end,
+         due_at = case when o.again and r.cancel_requested_at is null then clock_timestamp() else r.due_at end,
+         slot_held = false
+    from (select left_open.*, left_open.attempt_id is not null and exists (
                    select 1 from unnest(:limited, :limits) as l (job_id, starts)
                     where l.job_id = w.job_id and w.attempt < l.starts) as again
             from left_open join {p}run w on w.id = left_open.run_id) o
    where r.id = o.run_id and r.attempt = o.attempt and r.lock_id = :lock_id
      and (o.attempt_id is null or r.state <> 'waiting')
-  returning r.id, r.job_id, r.scheduled_at, o.attempt_id, r.attempt, o.again)"""
+  returning r.id, r.job_id, r.scheduled_at, o.attempt_id, r.attempt,
+            o.again and r.cancel_requested_at is null as again)"""
 
 MARK_LOST = (
     _FENCE
@@ -217,7 +224,10 @@ old as (
      and coalesce(r.until, r.scheduled_at) <= s.settled_until
      and (r.decided_at < clock_timestamp() - :keep_for or r.id <= surplus.id)
    limit :most),
-pruned as (delete from {p}run r using old where r.id = old.id returning r.id),
+pruned as (
+  -- Asked again of the row as it is when it is locked: a late result may let a lost run wait again.
+  delete from {p}run r using old
+   where r.id = old.id and r.state not in ('waiting', 'running') and not r.slot_held returning r.id),
 replicas as (
   delete from {p}replica p using fence where p.lock_id = :lock_id and p.seen_at < clock_timestamp() - interval '1 hour'
      and not exists (select 1 from {p}run_attempt a where a.instance_id = p.instance_id and a.state = 'running')),

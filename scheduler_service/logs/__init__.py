@@ -21,12 +21,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from scheduler_service.clock import BootClock, Clock
 from scheduler_service.events import WARNING, Event, Events
-from scheduler_service.logs.render import Render, json_lines, text_lines
+from scheduler_service.logs.render import Render, json_lines, text_lines, without
 from scheduler_service.logs.repeats import Entry, Repeats
 
 __all__ = ["Logging", "configure", "enter_fields"]
@@ -35,6 +35,7 @@ QUEUE_LINES = 10_000
 JOB_LINES = 5_000  # what jobs write is dropped from here on, so that it displaces nothing else
 BATCH_LINES = 200
 CLOSE_SECONDS = 2.0
+SECRET_CHARACTERS = 8  # at least: a shorter one would blot out words that only look like it
 
 # They say at INFO and DEBUG what our own events say better.
 _QUIET = ("apscheduler", "sqlalchemy", "alembic", "asyncio", "psycopg")
@@ -55,10 +56,12 @@ def configure(
     stream: TextIO | None = None,
     *,
     clock: Clock | None = None,
+    secrets: Iterable[str] = (),
 ) -> Logging:
     """Begin to log `events`, and Python's logging, at `level` and above; close it at the end.
 
     `format` is text, json or auto: text if `stream` (stderr) is a terminal.  ValueError for other words.
+    None of `secrets` gets into the log, wherever it stands; those that are too short to be one may.
     """
     stream = sys.stderr if stream is None else stream
     number = logging.getLevelNamesMapping().get(level.upper())
@@ -71,15 +74,19 @@ def configure(
         render = json_lines()
     else:
         render = text_lines(colours=terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
-    return Logging(number, render, events, _Sink(stream), BootClock() if clock is None else clock)
+    hidden = tuple(secret for secret in secrets if len(secret) >= SECRET_CHARACTERS)
+    return Logging(number, render, events, _Sink(stream), BootClock() if clock is None else clock, hidden)
 
 
 class Logging:
     """The queue, the thread that empties it, and the hooks that fill it."""
 
-    def __init__(self, level: int, render: Render, events: Events, sink: _Sink, clock: Clock) -> None:
+    def __init__(
+        self, level: int, render: Render, events: Events, sink: _Sink, clock: Clock, secrets: tuple[str, ...]
+    ) -> None:
         self._level = level
         self._render = render
+        self._secrets = secrets
         self._sink = sink
         self._instance: Mapping[str, Any] = {}  # as the events name it, for lines that are not events
         self._repeats = Repeats(clock)
@@ -187,7 +194,7 @@ class Logging:
 
     def _line(self, entry: Entry) -> str:
         try:
-            return self._render(entry)
+            return without(self._render(entry), self._secrets)
         except Exception as error:  # a field whose str() raises must not end the log
             problem = f"this line cannot be shown: {type(error).__name__}"
             return self._render(Entry(entry.at, entry.level, entry.name, {**self._instance, "message": problem}))

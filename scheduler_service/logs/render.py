@@ -7,14 +7,15 @@
     12:00:05.313 INFO  run_output           job=hello run=13 instance=web-1-7f3a | 3 files removed
 
 Both have the same fields.  A line holds no control characters: what a job prints can neither forge a
-line nor move the cursor.  Passwords in URLs and connection strings are blotted out wherever they stand.
+line nor move the cursor.  Passwords in URLs and connection strings, bearer tokens and what is called a token or a
+secret are blotted out wherever they stand.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -34,7 +35,10 @@ _PROSE = ("line", "message")  # free text: last on a text line, after a bar
 _RESERVED = frozenset({"timestamp", "level", "event", "stack", "exception", "exc_info"})  # mean something to structlog
 
 _URL_PASSWORD = re.compile(r"(\b[a-zA-Z][\w+.-]{0,30}://[^\s:/@]{0,200}):[^\s/]{1,500}@")
-_NAMED_PASSWORD = re.compile(r"(?i)\b(password|passwd|pwd)=(?!\*\*\*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)")
+_NAMED_PASSWORD = re.compile(
+    r"(?i)\b([\w-]{0,40}?(?:password|passwd|pwd|token|secret|api[_-]?key))=(?!\*\*\*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)"
+)
+_BEARER = re.compile(r"(?i)\b(bearer)\s+(?!\*\*\*)[\w.~+/=-]{8,}")  # of HTTP's header Authorization
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # tabs may stay
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PLAIN = re.compile(r"[^\s=\"'|]+")
@@ -152,6 +156,14 @@ def redacted(text: str) -> str:
         text = _URL_PASSWORD.sub(r"\1:***@", text)
     if "=" in text:
         text = _NAMED_PASSWORD.sub(r"\1=***", text)
+    return _BEARER.sub(r"\1 ***", text)
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """Return a line without these secrets, as they are or as JSON writes them."""
+    for secret in secrets:
+        for written in (secret, json.dumps(secret, ensure_ascii=False)[1:-1]):
+            text = text.replace(written, "***")
     return text
 
 

@@ -35,6 +35,7 @@ _OF_RUNS = frozenset({"run_failed", "run_retrying"})
 _ENDS = {
     "store_recovered": (frozenset({"store_unavailable"}), "part"),
     "leadership_resumed": (frozenset({"leadership_suspect"}), "term"),
+    "leader_active": (frozenset({"leader_idle"}), "leader"),
     "run_finished": (_OF_RUNS, "job"),
 }
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")

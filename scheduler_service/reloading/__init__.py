@@ -42,7 +42,7 @@ from scheduler_service.config import (
 from scheduler_service.config.settings import SECTIONS
 from scheduler_service.events import Events
 from scheduler_service.model import Isolation, JobSpec
-from scheduler_service.reloading.files import Contents, contents, look
+from scheduler_service.reloading.files import Contents, contents, look, stands_still
 from scheduler_service.reloading.modules import Modules, listed, module_of
 
 __all__ = ["Reloaded", "Reloader", "listed"]
@@ -54,6 +54,7 @@ AGAIN_SECONDS = 30.0  # how often a rejected edit is tried again
 SWITCH_SECONDS = 0.0005  # how long this thread keeps the interpreter to itself, a tenth of what is usual
 ROUNDS = 3  # of reading files that change while they are read
 
+NO_FILE = "is not an ordinary file, so it cannot be read again"
 OLD_MODULE = "; {module} has changed since this replica loaded it: restart it, or use isolation: process"
 OLD_FOLDER = "; service.jobs_folder has changed too: that takes a restart"
 
@@ -149,7 +150,7 @@ class Reloader:
         self._modules.look(self._config.jobs)
         if not self._is_file:
             if asked:
-                self._reject(f"{self._config.file}: is not an ordinary file, so it cannot be read again", asked=True)
+                self._reject(f"{self._config.file}: {NO_FILE}", asked=True)
             return LOOK_SECONDS
         found = contents(look(self._paths, self._patterns))
         if not asked:
@@ -190,6 +191,8 @@ class Reloader:
         return None
 
     def _load(self) -> tuple[Config | None, str]:
+        if stands_still(self._config.path):
+            return None, f"{self._config.file}: {NO_FILE}"
         try:
             config = load(self._config.path, self._environ)
         except ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,15 @@ def look(paths: Iterable[Path], patterns: Iterable[str] = ()) -> Look:
 def contents(found: Look) -> Contents:
     """Return what tells one edit from another."""
     return {path: seen.content for path, seen in found.items()}
+
+
+def stands_still(path: Path) -> bool:
+    """Whether to read it would wait for somebody: a pipe, a terminal, and the like."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # not there: reading says so
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _seen(path: Path) -> Seen:

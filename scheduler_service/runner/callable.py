@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any
 
 from scheduler_service.callables import CallableError, bind, check_arguments, find
-from scheduler_service.context import Cancelled, GiveUp, RetryLater, RunContext, stop_reason
+from scheduler_service.context import LONGEST_WAIT_SECONDS, Cancelled, GiveUp, RetryLater, RunContext, stop_reason
 from scheduler_service.model import State
 from scheduler_service.runner.ending import Ending
 from scheduler_service.runner.output import clean
@@ -71,7 +71,10 @@ def run_callable(call: Call, run: RunContext, going_on: Span = contextlib.nullco
     what is awaitable is awaited after that.
     """
     process_id = os.getpid()
-    ending = _call(call, run, going_on)
+    try:
+        ending = _call(call, run, going_on)
+    except BaseException as error:  # to look at what it raised was to run the job's code again
+        ending = Ending(State.FAILED, error_text(error))
     if os.getpid() != process_id:
         # The job forked, and its child came back here: it must not carry on with the worker's work.
         os._exit(0 if ending.state is State.SUCCEEDED else 1)
@@ -105,8 +108,16 @@ def _failed(error: BaseException) -> Ending:
     text, raised = error_text(error), list(_leaves(error))
     if any(isinstance(one, GiveUp) for one in raised):
         return Ending(State.FAILED, text, final=True)
-    waits = [one.seconds for one in raised if isinstance(one, RetryLater)]
+    waits = [wait for one in raised if isinstance(one, RetryLater) and (wait := _wait(one)) is not None]
     return Ending(State.FAILED, text, retry_seconds=max(waits, default=None))
+
+
+def _wait(error: RetryLater) -> float | None:
+    """Return the wait that a job asked for; None where a class of its own made something else of it."""
+    seconds = getattr(error, "seconds", None)
+    if isinstance(seconds, int | float) and 0 <= seconds <= LONGEST_WAIT_SECONDS:
+        return float(seconds)
+    return None
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -140,7 +140,7 @@ def _redirect(output: int) -> None:
 
 
 def _perform(request: Request, stopping: SignalledStopping, channel: Channel) -> Ending:
-    problem = folder_problem(request.folder)
+    problem = folder_problem(request.folder, hidden=True)  # gone since it was looked at
     if problem is not None:
         return Ending(State.FAILED, problem)
     os.chdir(request.folder)

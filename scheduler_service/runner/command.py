@@ -33,7 +33,7 @@ from scheduler_service.clock import Clock
 from scheduler_service.context import RunContext
 from scheduler_service.model import JobSpec, State
 from scheduler_service.runner.ending import Ending
-from scheduler_service.runner.group import Asked, bury, folder_problem, follow, signal_group, signal_name
+from scheduler_service.runner.group import UNGUARDED, Asked, bury, folder_problem, follow, signal_group, signal_name
 from scheduler_service.runner.output import Output
 
 SHELL = "/bin/sh"
@@ -75,12 +75,14 @@ def run_command(
             asked = follow(group, spec, stop, output, clock)
     except CommandError as error:
         return Ending(State.FAILED, str(error))
+    if asked is None and group.unguarded and group.exit_code == -signal.SIGKILL:
+        return Ending(State.FAILED, UNGUARDED)
     return _ending(group.exit_code, asked)
 
 
 def _arguments(spec: JobSpec, folder: Path, variables: Mapping[str, str]) -> list[str]:
     """Return the program and its arguments; CommandError where it cannot be found."""
-    if (problem := folder_problem(folder)) is not None:
+    if (problem := folder_problem(folder, hidden="working_directory" in spec.hidden)) is not None:
         raise CommandError(problem)
     if isinstance(spec.command, str):
         return [SHELL, "-c", spec.command]
@@ -90,31 +92,39 @@ def _arguments(spec: JobSpec, folder: Path, variables: Mapping[str, str]) -> lis
     if "/" not in program:
         found = shutil.which(program, path=variables.get("PATH", os.defpath))
         if found is None:
-            raise CommandError(f"command not found: no {program!r} on the PATH")
+            raise CommandError(f"command not found: no {_shown(program, spec)} on the PATH")
         return [str(folder / found), *rest]
     path = folder / program
+    shown = _shown(path, spec)
     if path.is_dir():
-        raise CommandError(f"{str(path)!r} is a folder, not a program")
+        raise CommandError(f"{shown} is a folder, not a program")
     if not path.exists():
-        raise CommandError(f"command not found: there is no file {str(path)!r}")
+        raise CommandError(f"command not found: there is no file {shown}")
     if not os.access(path, os.X_OK):
-        raise CommandError(f"{str(path)!r} is not executable: chmod +x it, or name its interpreter")
+        raise CommandError(f"{shown} is not executable: chmod +x it, or name its interpreter")
     return [str(path), *rest]
+
+
+def _shown(program: object, spec: JobSpec) -> str:
+    """Return the program for a person, but nothing that came from variables."""
+    return "'***'" if spec.hidden & {"command", "working_directory"} else repr(str(program))
 
 
 class _Group:
     """A running command, and all that it starts."""
 
-    def __init__(self, leader: subprocess.Popen[bytes]) -> None:
+    def __init__(self, leader: subprocess.Popen[bytes], guardian: subprocess.Popen[bytes]) -> None:
         if leader.stdout is None:
             raise AssertionError("the output is a pipe")
         self._leader = leader
+        self._guardian = guardian
         self._output = leader.stdout
         self._poll = select.poll()
         self._poll.register(self._output.fileno(), select.POLLIN)
         os.set_blocking(self._output.fileno(), False)
         self.silent = False
         self.began = True  # a program is all that there is to a command
+        self.unguarded = False  # it was killed because its guardian was
 
     @property
     def exit_code(self) -> int:
@@ -134,6 +144,9 @@ class _Group:
 
     def ended(self) -> bool:
         """Whether the first process has ended.  It is not reaped: its id stays ours to signal."""
+        if not self.unguarded and self._guardian.poll() is not None:
+            self.unguarded = True
+            self.kill()  # or it could outlive the replica
         if not hasattr(os, "waitid"):
             return self._leader.poll() is not None
         return os.waitid(os.P_PID, self._leader.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -159,7 +172,8 @@ def _start(arguments: list[str], folder: Path, variables: Mapping[str, str]) -> 
     with contextlib.ExitStack() as closing:
         try:
             reading, writing = os.pipe()
-            closing.callback(os.close, writing)
+            _replica_ends.add(writing)
+            closing.callback(_close_replica_end, writing)
             try:
                 guardian = subprocess.Popen(  # noqa: S603  # a constant script
                     [SHELL, "-c", _GUARDIAN],
@@ -184,12 +198,30 @@ def _start(arguments: list[str], folder: Path, variables: Mapping[str, str]) -> 
         except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise CommandError(f"the command cannot be started: {reason}") from error
-        group = _Group(leader)
+        group = _Group(leader, guardian)
         closing.callback(group.bury)
         # Before the first process is reaped, while the number of the group cannot be anybody else's.
         closing.callback(_end_guardian, guardian)
         closing.callback(group.kill)
         yield group
+
+
+# A function in a thread may fork: the copy must not keep guardians believing that the replica lives.
+_replica_ends: set[int] = set()  # of the pipes
+
+
+def _close_replica_end(descriptor: int) -> None:
+    _replica_ends.discard(descriptor)  # first: the number may be another's as soon as it is closed
+    os.close(descriptor)
+
+
+def _close_copies() -> None:
+    for descriptor in tuple(_replica_ends):
+        os.close(descriptor)
+    _replica_ends.clear()
+
+
+os.register_at_fork(after_in_child=_close_copies)
 
 
 def _end_guardian(guardian: subprocess.Popen[bytes]) -> None:

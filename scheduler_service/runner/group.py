@@ -31,6 +31,7 @@ BURY_SECONDS = 30.0  # how long killed processes are waited for, which may hang 
 # How long a function may take to be loaded before its `timeout` counts all the same.
 LOAD_SECONDS = 60.0
 FIRST_PAUSE_SECONDS = 0.0002
+UNGUARDED = "the process that watched over it was killed, and it was ended with it"
 
 
 class Group(Protocol):
@@ -174,8 +175,9 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def folder_problem(folder: Path) -> str | None:
-    """Return what keeps `folder` from being a working directory, or None."""
+def folder_problem(folder: Path, *, hidden: bool) -> str | None:
+    """Return what keeps `folder`, whose name may be `hidden`, from being a working directory, or None."""
     if folder.is_dir():
         return None
-    return f"the working directory {str(folder)!r} {'is not a folder' if folder.exists() else 'does not exist'}"
+    name = "" if hidden else f" {str(folder)!r}"
+    return f"the working directory{name} {'is not a folder' if folder.exists() else 'does not exist'}"

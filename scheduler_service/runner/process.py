@@ -36,7 +36,7 @@ from scheduler_service.runner.callable import Call
 from scheduler_service.runner.channel import Channel, End, Request
 from scheduler_service.runner.command import environment
 from scheduler_service.runner.ending import Ending
-from scheduler_service.runner.group import Asked, bury, follow, signal_group, signal_name
+from scheduler_service.runner.group import UNGUARDED, Asked, bury, folder_problem, follow, signal_group, signal_name
 from scheduler_service.runner.output import Output, clean
 from scheduler_service.runner.template import PROGRAM, REQUEST
 
@@ -56,7 +56,10 @@ class _NeverBegan(Exception):  # noqa: N818  # an answer, not a mistake
 
 
 def request_for(call: Call, spec: JobSpec, run: RunContext, folder: Path) -> Request:
-    """Return what the child is told; ProcessError if the arguments cannot be handed to another process."""
+    """Return what the child is told; ProcessError if it could not run there, or not with these arguments."""
+    folder = spec.working_directory or folder
+    if (problem := folder_problem(folder, hidden="working_directory" in spec.hidden)) is not None:
+        raise ProcessError(problem)
     try:
         arguments = pickle.dumps((call.args, dict(call.kwargs)))
     except Exception as error:  # whatever the arguments' own code raises
@@ -75,7 +78,7 @@ def request_for(call: Call, spec: JobSpec, run: RunContext, folder: Path) -> Req
         attempt=run.attempt,
         run_id=run.run_id,
         instance=run.instance,
-        folder=spec.working_directory or folder,
+        folder=folder,
         variables=environment(spec, run, {}),
         log_level=logging.getLogger().level,
         database=run.database,
@@ -331,7 +334,7 @@ def _ending(end: End | None, asked: Asked | None) -> Ending:
     if end is None:
         if asked is not None:
             return Ending(asked.state, asked.error)
-        return Ending(State.FAILED, "the process that watched over it was killed, and it was ended with it")
+        return Ending(State.FAILED, UNGUARDED)
     return replace(_told(end, asked), peak_memory_bytes=end.peak_memory_bytes)
 
 

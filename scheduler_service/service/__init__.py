@@ -3,7 +3,7 @@
     start   database -> tables -> results, workers -> housekeeping (signs in) -> dispatcher, scheduler -> elector
     elected dispatcher.lead, timetable.arm
     lost    dispatcher.retire, timetable.disarm
-    reload  timetable.rearm, dispatcher.configure, housekeeping.configure
+    reload  timetable.rearm, dispatcher.configure, then whoever looks on: housekeeping, watch, metrics
     drain   lease given back -> running jobs finish -> results written -> signed out -> everything stopped
 
 It runs on the main thread, waits for one message at a time, and neither queries nor runs a job.
@@ -121,7 +121,9 @@ class Service:
         def reload(_: int, __: FrameType | None) -> None:
             self._parts.reloader.request()
 
-        handlers = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGHUP: reload}
+        handlers: dict[int, Any] = {signal.SIGTERM: pass_on, signal.SIGINT: pass_on, signal.SIGHUP: reload}
+        # Ignored, as a parent or a job's module may have left it, it would cost us how commands end.
+        handlers[signal.SIGCHLD] = signal.SIG_DFL
         return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
     def _prepare_database(self) -> datetime | None:
@@ -155,6 +157,7 @@ class Service:
         self._thread("dispatcher", self._parts.dispatcher.run)
         self._thread("scheduler", self._parts.timetable.run)
         self._thread("reloader", self._parts.reloader.run)
+        self._thread("watch", self._parts.watch.run)
         self._parts.workers.on_free = self._parts.dispatcher.wake
         self._parts.elector.start()
         upcoming = [
@@ -241,6 +244,8 @@ class Service:
             self._parts.timetable.rearm(former.jobs, reloaded.config.jobs)
         self._prepare_processes()
         self._parts.housekeeping.configure(reloaded.config.hash, tuple(spec.id for spec in reloaded.config.jobs))
+        self._parts.watch.configure(reloaded.config.jobs)
+        self._parts.metrics.configure(reloaded.config.jobs, reloaded.config.hash)
         news = {"added": reloaded.added, "removed": reloaded.removed, "changed": reloaded.changed}
         told = {name: listed(jobs) for name, jobs in news.items() if jobs}
         self._events.emit("config_reloaded", hash=reloaded.config.hash, **told)
@@ -304,10 +309,11 @@ class Service:
     def _close(self, code: int, reason: str) -> None:
         self._parts.dispatcher.stop()
         self._parts.housekeeping.stop()
+        self._parts.watch.stop()
         self._parts.timetable.stop()
         self._parts.reloader.stop()  # and not waited for: the code of a module that it loads may take for ever
         deadline = self._clock.monotonic() + STOP_SECONDS
-        for name in ("dispatcher", "housekeeping", "scheduler"):
+        for name in ("dispatcher", "housekeeping", "watch", "scheduler"):
             self._threads[name].join(max(0.0, deadline - self._clock.monotonic()))
         if code != OURS:
             # On a thread of its own: a database that hangs must not hold up the end.

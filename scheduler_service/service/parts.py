@@ -24,11 +24,16 @@ from scheduler_service.events import Events
 from scheduler_service.forfeits import Forfeits
 from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Ledger, Replica, open_ledger
+from scheduler_service.ledger.sampling import Sampler
+from scheduler_service.metrics import Metrics, Sources
 from scheduler_service.reloading import Reloader
 from scheduler_service.results import Results
 from scheduler_service.runner import Runner
 from scheduler_service.timetable import Timetable
+from scheduler_service.watch import Watch
 from scheduler_service.workers import Workers
+
+SAMPLE_SECONDS = 3.0  # for each answer to the watch: one that takes longer tells of another time
 
 
 class Phase(StrEnum):
@@ -76,6 +81,8 @@ class Parts:
     housekeeping: Housekeeping
     forfeits: Forfeits
     reloader: Reloader
+    watch: Watch
+    metrics: Metrics
 
 
 def assemble(config: Config, events: Events, *, clock: Clock | None = None) -> Parts:
@@ -172,11 +179,31 @@ def assemble(config: Config, events: Events, *, clock: Clock | None = None) -> P
         job_ids=tuple(spec.id for spec in config.jobs),
     )
     dispatcher.on_replaced = housekeeping.wake
+    watch = Watch(
+        samples=Sampler(database, election.lock_id, SAMPLE_SECONDS),
+        survey=ledger.survey,
+        leadership=elector,
+        events=events,
+        clock=clock,
+        specs=config.jobs,
+        lost_after_seconds=lost_after_seconds,
+        sign_in_seconds=sign_in_seconds,
+    )
+    progress = Progress(clock)
+    stepped_at = {
+        "conductor": lambda: progress.stepped_at,
+        "elector": lambda: elector.stepped_at,
+        "scheduler": lambda: timetable.stepped_at,
+        "dispatcher": lambda: dispatcher.stepped_at,
+    }
+    sources = Sources(elector, workers, results, watch, stepped_at)
+    metrics = Metrics(sources, clock, config.jobs, config.hash, config.service.name)
+    events.subscribe(metrics.on_event)
     return Parts(
         inbox=inbox,
         events=events,
         clock=clock,
-        progress=Progress(clock),
+        progress=progress,
         database=database,
         elector=elector,
         ledger=ledger,
@@ -188,6 +215,8 @@ def assemble(config: Config, events: Events, *, clock: Clock | None = None) -> P
         housekeeping=housekeeping,
         forfeits=Forfeits(workers, dispatcher.open_claims),
         reloader=Reloader(config, announce=inbox.put, events=events, clock=clock),
+        watch=watch,
+        metrics=metrics,
     )
 
 

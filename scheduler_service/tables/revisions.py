@@ -3,6 +3,7 @@
 Any number of replicas may start on an empty database at once.  Each takes a lock, looks again under it,
 and does what is left to do in the same transaction.  Whoever makes the tables without asking for the lock
 (a person who runs `db sql`) may be in the middle of it: that shows as a conflict, and we look again.
+Replicas of the version before go on meanwhile: tables that they use are waited for in short turns.
 
 Alembic is imported only when there is something to do: it costs a quarter of a second.
 """
@@ -22,6 +23,9 @@ HEAD = "0003"  # the newest of migrations/versions
 VERSION_TABLE = "alembic_version"
 
 _ATTEMPTS = 3
+_TURN_SECONDS = 0.4  # for so long a change waits for a table that is in use, well below an attempt of the election,
+_BETWEEN_TURNS_SECONDS = 0.5  # and so long it leaves to others
+_HELD_BY_OTHERS = {"55P03", "40P01"}  # no lock in time, deadlock
 
 
 def current_revision(database: Database) -> str | None:
@@ -57,7 +61,7 @@ def upgrade(database: Database, *, wait_seconds: float = 30.0) -> tuple[str | No
         if current is not None:
             _require_known(database, current)
         try:
-            return _upgrade_alone(database, max(1.0, deadline - time.monotonic())), HEAD
+            return _upgrade_in_turns(database, deadline), HEAD
         except (StoreConflict, StoreRefused) as error:
             # Somebody made them without the lock, while we waited for the name or before we asked.
             if not _exists_already(error):
@@ -99,6 +103,21 @@ def grants_sql(schema: str, role: str) -> str:
     )
 
 
+def _upgrade_in_turns(database: Database, deadline: float) -> str | None:
+    """Change the tables at a moment when nobody holds them."""
+    while True:
+        try:
+            return _upgrade_alone(database, max(1.0, deadline - time.monotonic()))
+        except StoreUnavailable as error:
+            if _state(error) not in _HELD_BY_OTHERS:
+                raise
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable(
+                    f"other sessions have held tables of {_place(database)} all the while: try again when they are done"
+                ) from error
+        time.sleep(_BETWEEN_TURNS_SECONDS)
+
+
 def _upgrade_alone(database: Database, seconds: float) -> str | None:
     from scheduler_service.tables import scripts  # noqa: PLC0415  # imports Alembic
 
@@ -112,6 +131,9 @@ def _upgrade_alone(database: Database, seconds: float) -> str | None:
         if before is not None:
             _require_known(database, before)
         if postgresql:
+            if before is not None:
+                # Behind our wait for a table waits everybody who needs it, the leader that renews its lease too.
+                connection.exec_driver_sql(f"set local lock_timeout = '{_TURN_SECONDS:g}s'")
             _make_schema(database, connection)
         scripts.run(connection, database.schema_or_none)
         return before

@@ -9,6 +9,7 @@ from scheduler_service import __version__
 from scheduler_service.web.api import asking_routes, openapi_routes, reading_routes
 from scheduler_service.web.health import health_routes
 from scheduler_service.web.limits import Bounded
+from scheduler_service.web.metrics import metrics_routes
 from scheduler_service.web.problems import answer_with_problems
 from scheduler_service.web.view import View
 
@@ -25,6 +26,7 @@ def create_app(view: View) -> ASGIApp:
     )
     answer_with_problems(app, view.parts.events)
     app.include_router(health_routes(view))
+    app.include_router(metrics_routes(view))
     app.include_router(reading_routes(view))
     app.include_router(asking_routes(view))
     app.include_router(openapi_routes(view, app))

@@ -25,6 +25,7 @@ from tests.cli.conftest import Command, Story
         ('{"days": 3}', [], '{"days": 3}'),
         (None, ["days=3", "name=ann", "on=true"], '{"days": 3, "name": "ann", "on": true}'),
         (None, ['days="3"', "text=", "list=[1]", "bare=NaN"], '{"days": "3", "text": "", "list": [1], "bare": "NaN"}'),
+        (None, ["vast=1e999"], '{"vast": "1e999"}'),
         ('{"a": 1}', ["b=x=y"], '{"a": 1, "b": "x=y"}'),
         (None, ["name=é\N{NULL}"], '{"name": "\\u00e9\\u0000"}'),
     ],
@@ -40,6 +41,7 @@ def test_arguments_are_kept_as_json(args: str | None, pairs: list[str], kept: st
         ("3", [], "--args must be a list or an object"),
         ("days: 3", [], "--args is not JSON"),
         ("[NaN]", [], "NaN is no number of JSON's"),
+        ("[-1e999]", [], "-1e999 is too large for a number"),
         ('{"a": 1, "a": 2}', [], "'a' is given twice"),
         ("[" * 100_000, [], "--args is not JSON"),
         ("[1]", ["a=2"], "--arg gives arguments by name and --args a list by position"),
@@ -215,3 +217,10 @@ def test_a_run_that_goes_on_is_asked_to_stop_once(command: Command, story: Story
     document = command("runs", "show", run_id, *story.place, "--json").document
     assert (document["state"], document["cancel_requested_by"]) == ("running", "ann")
     assert ", asked for by ann" in command("runs", "show", run_id, *story.place).out
+
+
+@pytest.mark.parametrize("words", [["trigger"], ["pause", "--until", "2030-01-01"], ["resume"], ["why"]])
+def test_a_name_that_is_no_text_is_a_mistake(command: Command, sqlite_story: Story, words: list[str]) -> None:
+    time = ["2026-01-01"] if words == ["why"] else []
+    answered = command(*words, *sqlite_story.place, "\udcff", *time, exit_code=2)
+    assert answered.err == "error: '\\udcff' is not UTF-8 text, so no job can have this name\n"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from scheduler_service.cli import trying
+from scheduler_service.context import Stopping
 from tests.cli.conftest import PROCESS_SECONDS, Answered, Command, process_environment
 
 CONFIG = """\
@@ -123,6 +127,21 @@ def test_a_command_that_fails_has_its_exit_code_named(process: Command, folder: 
     assert answered.lines[-1].endswith(" with exit code 3")
 
 
+IGNORING = "import os, signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+
+
+def test_a_module_that_ignores_the_end_of_children_costs_no_exit_code(process: Command, folder: Path) -> None:
+    (folder / "jobs" / "tried.py").write_text(f"{IGNORING}def plain(whom): return os.system('exit 4') >> 8\n")
+    assert "returned 4" in process("exec", "plain", folder=folder).lines[-1]
+
+
+def test_a_parent_that_ignores_the_end_of_children_costs_no_exit_code(folder: Path) -> None:
+    service = [sys.executable, "-m", "scheduler_service", "exec", "command"]
+    words = [sys.executable, "-c", f"{IGNORING}os.execv(sys.argv[1], sys.argv[1:])", *service]
+    done = subprocess.run(words, cwd=folder, env=process_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "exit code 3")
+
+
 def test_a_function_in_a_process_of_its_own_shows_the_same_and_its_memory(process: Command, folder: Path) -> None:
     isolated = CONFIG.replace("kwargs: {whom: you}}", "kwargs: {whom: you}, isolation: process}")
     (folder / "config.yaml").write_text(isolated)
@@ -175,6 +194,14 @@ def test_a_second_signal_ends_what_does_not_listen(begin: list[Begun], folder: P
     begin[0].process.send_signal(signal.SIGINT)
 
     assert begin[0].end().code == 130
+
+
+def test_a_second_signal_counts_while_the_first_is_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(click, "echo", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended, trying._stopping(Stopping()):
+        signal.raise_signal(signal.SIGINT)
+    assert ended.value.code == 130
 
 
 @pytest.mark.parametrize(

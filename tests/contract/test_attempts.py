@@ -10,9 +10,10 @@ from sqlalchemy import func, select, update
 
 from scheduler_service.database import Database
 from scheduler_service.ledger import Finished, Replica
+from scheduler_service.ledger.requests import Requests, Triggered
 from scheduler_service.model import Attempt, Decision, Kind, Overlap, Reason, Run, State
 from scheduler_service.tables import job_state, run, run_attempt, run_output
-from tests.contract.ledger_world import ME, OTHER, World, outcome
+from tests.contract.ledger_world import LOCK, ME, OTHER, World, outcome
 
 SECOND = timedelta(seconds=1)
 
@@ -101,6 +102,17 @@ def test_a_stuck_run_is_tried_again_only_when_its_thread_has_returned(world: Wor
     assert again.attempt == 2
     world.ledger.finish([Finished(attempt, outcome(State.TIMED_OUT, retry_seconds=0.0))])
     assert held_slots(world) == [0], "the slot is the second attempt's now"
+
+
+def test_a_stuck_run_with_a_slot_to_spare_leaves_it_to_the_others(world: World) -> None:
+    several = world.waiting_runs(count=2, overlap=Overlap.QUEUE, max_running=2)
+    (attempt,) = start(world, several[0], limit=2)
+    world.ledger.finish([Finished(attempt, outcome(State.TIMED_OUT, returned=False, retry_seconds=0.0))])
+    make_due(world)
+    assert [one.id for one in world.ledger.poll(10).runs] == [several[1].id]
+    # Started again it would give up the slot in which its thread goes on.
+    assert [one.run_id for one in start(world, *several, limit=2)] == [several[1].id]
+    assert held_slots(world) == [0, 1]
 
 
 def test_a_stuck_run_that_waits_is_freed_with_its_lost_replica(world: World) -> None:
@@ -217,6 +229,15 @@ def test_what_a_person_asked_for_does_not_wait_for_another_runs_next_attempt(wor
     (begun,) = start(world, asked)
     assert begun.arguments == '{"days": 3}'
     assert world.ledger.claimed("claim-0", [asked], 1.0) == [begun]
+
+
+def test_what_a_person_asked_for_is_not_behind_a_queue_that_cannot_move(world: World) -> None:
+    first, *_ = world.waiting_runs(count=3, overlap=Overlap.QUEUE)
+    (attempt,) = start(world, first)
+    world.ledger.finish([Finished(attempt, outcome(State.FAILED, retry_seconds=600.0))])
+    asked = Requests(world.database, LOCK).trigger("a", by="anna")
+    assert isinstance(asked, Triggered)
+    assert [one.id for one in world.ledger.poll(10).runs] == [asked.run_id]
 
 
 def test_a_poll_leaves_jobs_out_that_cannot_be_run_now(world: World) -> None:

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 
 from scheduler_service import tables
 from scheduler_service.database import Database, StoreRefused, StoreUnavailable
 from scheduler_service.tables import scripts
+from tests.first_revision import make_first_revision
 
 UPGRADE = """
 import sys
@@ -102,6 +103,21 @@ def test_four_processes_that_start_on_an_empty_database_at_once_all_succeed(empt
     assert set(answers) <= {f"None {tables.HEAD}", f"{tables.HEAD} {tables.HEAD}"}
     assert answers.count(f"None {tables.HEAD}") == 1
     assert tables.check(empty) == []
+
+
+def test_a_run_in_flight_keeps_its_slot_through_an_upgrade(empty: Database) -> None:
+    make_first_revision(empty)
+    prefix, now = empty.prefix, tables.DATABASE_TIME[empty.dialect]
+    with empty.connect() as connection:
+        for exclusive in ("true", "false"):
+            connection.exec_driver_sql(
+                f"insert into {prefix}run (lock_id, job_id, scheduled_at, due_at, kind, state, exclusive, slot_held,"
+                f" decided_at) values (1, 'j', {now}, {now}, 'manual', 'running', {exclusive}, true, {now})"
+            )
+    assert tables.upgrade(empty) == ("0001", tables.HEAD)
+    assert tables.check(empty) == []
+    with empty.connect() as connection:
+        assert connection.execute(select(tables.run.c.slot).order_by(tables.run.c.id)).scalars().all() == [0, None]
 
 
 def test_a_schema_of_a_later_version_is_refused_with_what_to_do(database: Database) -> None:

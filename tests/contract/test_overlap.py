@@ -9,9 +9,10 @@ from sqlalchemy import select, update
 
 from scheduler_service.database import Database
 from scheduler_service.ledger import Finished
+from scheduler_service.ledger.requests import Requests
 from scheduler_service.model import CatchUp, Isolation, JobSpec, OnCrash, Outcome, Overlap, State
 from scheduler_service.tables import job_state, run
-from tests.contract.dispatcher_world import HOUR, OTHER, World, job
+from tests.contract.dispatcher_world import HOUR, LOCK, OTHER, World, job
 
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
@@ -202,6 +203,25 @@ def test_jobs_are_added_and_removed_while_others_go_on(world: World) -> None:
     assert "jobs_adopted" in world.names()
     world.finish()
     assert {state for state, _ in world.runs()} == {"succeeded"}
+
+
+@pytest.mark.parametrize("gone", [[], [job("gone", enabled=False)]], ids=["removed", "disabled"])
+def test_a_retry_of_a_job_that_is_gone_starts_neither_itself_nor_in_others_way(
+    world: World, gone: list[JobSpec]
+) -> None:
+    world.pool.size = 1
+    world.adopt(job("gone"), back=HOUR)
+    world.step_all()
+    ((_, attempt),) = world.pool.taken.items()
+    world.dispatcher.configure([*gone, job("b")])
+    world.step_all()
+    world.cut.ledger.finish([Finished(attempt, Outcome(State.FAILED, 0.0, retry_seconds=0.0))])
+    world.pool.taken.clear()
+    Requests(world.database, LOCK).trigger("b", by="anna")
+    world.dispatcher.wake()
+    world.step_all()
+    assert [one.job_id for one in world.pool.taken.values()] == ["b"]
+    assert ("cancelled", None) in world.runs()
 
 
 def test_a_start_whose_reply_is_lost_is_run_though_its_job_is_gone(world: World) -> None:

@@ -195,6 +195,17 @@ def test_a_pause_that_is_over_is_not_begun_anew_before_it_is_settled(world: Aski
     assert again.at > resumed.at
 
 
+def test_a_disabled_job_is_paused_again_though_nobody_settled_its_last_pause(world: Asking) -> None:
+    world.adopt("a", enabled=False)
+    first = world.requests.pause("a", by="ann")
+    world.requests.resume("a", by="ben")
+    again = world.requests.pause("a", by="bob")
+    assert isinstance(first, Paused)
+    assert isinstance(again, Paused)
+    assert again.at > first.at
+    assert world.row(job_state, job_id="a").paused_until is None
+
+
 def test_resuming_ends_the_pause_and_leaves_the_rest_to_the_leader(world: Asking) -> None:
     settled_until = world.adopt("a")["a"].settled_until
     paused = world.requests.pause("a", by="ann", until=world.now() + MINUTE)

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from scheduler_service import tables
-from scheduler_service.database import Database, StoreRefused
+from scheduler_service.database import Database, StoreRefused, StoreUnavailable
+from tests.first_revision import make_first_revision
 from tests.waiting import wait_until
 
 BLOCKED = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
@@ -74,6 +75,43 @@ def test_a_reader_in_a_transaction_does_not_hold_the_upgrade_back(postgres_url: 
     with psycopg.connect(postgres_url) as reader:
         reader.execute("select * from pg_class, pg_namespace limit 1")
         assert tables.upgrade(database, wait_seconds=5) == (None, tables.HEAD)
+    database.dispose()
+
+
+@pytest.mark.parametrize("table", ["leader_lease", "run", "run_attempt"])
+def test_an_upgrade_that_waits_for_a_table_does_not_keep_the_leader_from_renewing(
+    postgres_url: str, table: str
+) -> None:
+    """A backup or a person in a transaction holds the table; what queues behind our wait is the whole election."""
+    database = Database(postgres_url)
+    make_first_revision(database)
+    answers: list[tuple[str | None, str]] = []
+    upgrading = threading.Thread(target=lambda: answers.append(tables.upgrade(database)))
+    with (
+        psycopg.connect(postgres_url) as person,
+        psycopg.connect(postgres_url, autocommit=True) as observer,
+        psycopg.connect(postgres_url, autocommit=True) as leader,
+    ):
+        person.execute(f"select * from scheduler.{table}")
+        upgrading.start()
+        leader.execute("set statement_timeout = '2s'")  # an attempt of the election
+        for _ in range(3):
+            wait_until(lambda: observer.execute(BLOCKED).fetchone() == (1,))
+            leader.execute("update scheduler.leader_lease set lease_seconds = 10")
+        person.commit()
+        upgrading.join(30)
+    assert answers == [("0001", tables.HEAD)]
+    database.dispose()
+
+
+def test_an_upgrade_gives_up_on_a_table_that_stays_locked(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    make_first_revision(database)
+    with psycopg.connect(postgres_url) as person:
+        person.execute("select * from scheduler.run")
+        with pytest.raises(StoreUnavailable, match="have held tables of"):
+            tables.upgrade(database, wait_seconds=1.5)
+    assert tables.upgrade(database) == ("0001", tables.HEAD)
     database.dispose()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -15,7 +16,7 @@ import pytest
 from scheduler_service.database import Database
 from scheduler_service.ledger.requests import CancelledRun, Paused, Requests, StopRequested, Triggered
 from scheduler_service.tables import job_state, run
-from tests.contract.ledger_world import LOCK, World
+from tests.contract.ledger_world import LOCK, ME, World
 from tests.waiting import wait_until
 
 START = """
@@ -112,3 +113,28 @@ def test_a_key_behind_its_own_first_use_is_the_same_run_if_there_is_one(race: Ra
     answer = asked.result(60)
     assert isinstance(answer, Triggered)
     assert answer.new is not committed
+
+
+@pytest.mark.parametrize("end", ["lost", "signed out"])
+def test_a_loss_behind_a_cancel_does_not_run_the_run_again(race: Race, end: str) -> None:
+    attempt = race.started()
+    asked = "update scheduler.run set cancel_requested_at = clock_timestamp(), cancel_requested_by = 'ann'"
+    again = {"a": 3}
+    closes: dict[str, Callable[[], Any]] = {
+        "lost": lambda: race.ledger.mark_lost(race.lease, ME, None, again),
+        "signed out": lambda: race.ledger.sign_out(ME, again),
+    }
+    closed = race.behind(asked, closes[end])
+    race.first.commit()
+    closed.result(60)
+    # Waiting, it would never be started nor end: the job would have an open run for ever.
+    assert race.row(run, id=attempt.run_id).state == "lost"
+
+
+def test_a_run_that_is_tried_again_after_all_is_not_pruned(race: Race) -> None:
+    attempt = race.started()
+    race.ledger.mark_lost(race.lease, ME, None, {})
+    pruned = race.behind(RETRY, lambda: race.ledger.prune(race.lease, timedelta(0), 0, 100))
+    race.first.commit()
+    assert pruned.result(60) == 0
+    assert race.row(run, id=attempt.run_id).state == "waiting"

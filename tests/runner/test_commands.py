@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from scheduler_service.context import Stopping
-from scheduler_service.model import State
+from scheduler_service.model import Isolation, State
 from tests.runner.conftest import Bench
 from tests.runner.process_table import alive, children, marked, none_outlives, number_in
 from tests.waiting import wait_until
@@ -326,7 +327,7 @@ def test_nothing_is_left_behind_by_a_thousand_runs(bench: Bench):
 
 
 REPLICA = """
-import sys, threading
+import os, sys, threading
 from datetime import datetime, UTC
 from pathlib import Path
 from scheduler_service import schedule
@@ -347,7 +348,10 @@ def work():
 for _ in range(count):
     threading.Thread(target=work, daemon=True).start()
 print("running", flush=True)
-threading.Event().wait()
+for _ in sys.stdin:  # each line makes a copy
+    if (copy := os.fork()) == 0:
+        threading.Event().wait()
+    (folder / "copy").write_text(f"{copy}\\n")
 """
 
 
@@ -363,6 +367,7 @@ def start_replica(folder: Path, instance: str, count: int, command: str) -> subp
     replica = subprocess.Popen(
         [sys.executable, "-c", REPLICA, str(folder), instance, str(count), command],
         cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -381,6 +386,35 @@ def test_commands_do_not_outlive_a_replica_that_is_killed(tmp_path: Path, instan
     assert not alive(child)
 
 
+def test_a_command_whose_guardian_is_killed_has_failed_and_leaves_nothing(bench: Bench, tmp_path: Path):
+    command = f"trap '' TERM HUP; sleep 604 & echo $! > {tmp_path}/child; sleep 605"
+    running = bench.start(Stopping(), command=command, timeout=timedelta(seconds=60))
+    child = number_in(tmp_path / "child")
+    for process in psutil.Process().children():
+        if "read -r group" in " ".join(process.cmdline()):
+            process.kill()
+    outcome = running.outcome()
+    assert (outcome.state, outcome.exit_code) == (State.FAILED, None)
+    assert outcome.error == "the process that watched over it was killed, and it was ended with it"
+    assert not alive(child)
+
+
+def test_a_copy_of_the_replica_that_a_job_forked_holds_up_no_guardian(tmp_path: Path, instance: str):
+    command = f"sleep 606 & echo $! > {tmp_path}/child; sleep 607"
+    with start_replica(tmp_path, instance, 1, command) as replica:
+        child = number_in(tmp_path / "child")
+        assert replica.stdin is not None
+        replica.stdin.write("fork\n")
+        replica.stdin.flush()
+        copy = number_in(tmp_path / "copy")
+        replica.kill()
+    try:
+        wait_until(lambda: not alive(child))
+        assert alive(copy)
+    finally:
+        os.kill(copy, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("trial", range(3))
 def test_no_moment_of_starting_a_command_is_unguarded(tmp_path: Path, instance: str, trial: int):
     # Each command starts and lives on for ever in one of two cases; the replica dies while many are starting.
@@ -388,3 +422,19 @@ def test_no_moment_of_starting_a_command_is_unguarded(tmp_path: Path, instance: 
         wait_until(lambda: len(marked(f"SCHEDULER_INSTANCE={instance}")) >= 2 + trial)
         replica.kill()
     wait_until(lambda: not marked(f"SCHEDULER_INSTANCE={instance}"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"command": ("s3cret",)}, "command not found: no '***' on the PATH"),
+        ({"command": ("/nope/s3cret",)}, "command not found: there is no file '***'"),
+        ({"command": ("/",)}, "'***' is a folder, not a program"),
+        ({"command": "date", "working_directory": Path("/s3cret")}, "the working directory does not exist"),
+        ({"run": "tidy:main", "working_directory": Path("/s3cret")}, "the working directory does not exist"),
+    ],
+)
+def test_what_came_from_variables_is_not_told_where_it_is_wrong(bench: Bench, settings, error):
+    bench.write("def main(): ...")
+    outcome = bench.run(**settings, isolation=Isolation.PROCESS, hidden=frozenset(settings))
+    assert (outcome.state, outcome.error) == (State.FAILED, error)

@@ -55,6 +55,47 @@ def test_a_job_may_say_when_it_is_tried_again(bench: Bench, keyword, isolation):
     assert (outcome.error or "").endswith("RetryLater: the till is busy")
 
 
+@pytest.mark.parametrize("seconds", ["1.7e12", "1e300", "float('nan')", "-1"])
+def test_a_wait_that_no_ledger_could_hold_is_refused_and_the_run_tried_again_as_the_job_is_set(bench: Bench, seconds):
+    outcome = raising(bench, "def", f"raise RetryLater({seconds})", retry=THRICE)
+    assert (outcome.state, outcome.retry_seconds) == (State.FAILED, 10.0)
+    assert "a wait is a number of seconds from now, from 0 to 31,622,400 (a year)" in (outcome.error or "")
+
+
+@pytest.mark.parametrize("body", ["pass", "self.seconds = 1e300", "self.seconds = 'soon'", "self.seconds = -1"])
+@pytest.mark.parametrize("settings", [{}, {"timeout": timedelta(seconds=60)}, {"isolation": Isolation.PROCESS}])
+def test_a_class_of_the_job_that_spoils_its_wait_is_tried_again_as_the_job_is_set(bench: Bench, settings, body):
+    bench.write(
+        f"""
+        from scheduler_service.context import RetryLater
+        class Busy(RetryLater):
+            def __init__(self):
+                {body}
+        def main():
+            raise Busy
+        """
+    )
+    outcome = run(bench, run="tidy:main", retry=THRICE, **settings)
+    assert (outcome.state, outcome.retry_seconds, outcome.returned) == (State.FAILED, 10.0, True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"timeout": timedelta(seconds=60)}, {"isolation": Isolation.PROCESS}])
+def test_an_ending_that_cannot_even_be_looked_at_is_a_failure_and_leaves_no_thread_as_stuck(bench: Bench, settings):
+    bench.write(
+        """
+        import sys
+        class Code:
+            def __eq__(self, other):
+                raise ValueError("compared")
+        def main():
+            sys.exit(Code())
+        """
+    )
+    outcome = run(bench, run="tidy:main", **settings)
+    assert (outcome.state, outcome.returned) == (State.FAILED, True)
+    assert (outcome.error or "").endswith("ValueError: compared")
+
+
 @pytest.mark.parametrize(("keyword", "isolation"), KINDS)
 def test_a_job_may_give_up(bench: Bench, keyword, isolation):
     outcome = raising(bench, keyword, "raise GiveUp('no such customer')", retry=THRICE, isolation=isolation)

@@ -115,6 +115,8 @@ def wrapped(error: Exception) -> exc.DBAPIError:
     [
         (psycopg.errors.UniqueViolation("x"), StoreConflict),
         (psycopg.errors.ForeignKeyViolation("x"), StoreConflict),
+        (psycopg.errors.IntervalFieldOverflow("x"), StoreConflict),
+        (psycopg.errors.UntranslatableCharacter("x"), StoreConflict),
         (psycopg.errors.UndefinedTable("x"), StoreRefused),
         (psycopg.errors.InsufficientPrivilege("x"), StoreRefused),
         (psycopg.errors.InvalidPassword("x"), StoreRefused),

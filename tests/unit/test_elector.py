@@ -306,6 +306,7 @@ def test_an_error_ends_trust_at_once_and_an_answer_resumes_the_same_term(bench: 
     assert [event.name for event in bench.events] == [
         "leader_elected",
         "leadership_suspect",
+        "renewal_failed",
         "leadership_renewed",
         "leadership_resumed",
     ]

@@ -187,6 +187,12 @@ def test_an_endless_field_is_cut():
         ("postgresql://db/x?user=anna&password=s3cret&a=b", "postgresql://db/x?user=anna&password=***&a=b"),
         ("PGPASSWORD is unset", "PGPASSWORD is unset"),
         ("12:30@noon", "12:30@noon"),
+        ("Authorization: Bearer abc.def-123~x", "Authorization: Bearer ***"),
+        ("{'authorization': 'bearer abcdefgh'}", "{'authorization': 'bearer ***'}"),
+        ("the bearer of news", "the bearer of news"),
+        ("https://host/x?access_token=abc&page=2", "https://host/x?access_token=***&page=2"),
+        ("API_KEY=abc client-secret='a b' DB_PASSWORD=x", "API_KEY=*** client-secret=*** DB_PASSWORD=***"),
+        ("token_count=7 secrets=3", "token_count=7 secrets=3"),
     ],
 )
 def test_passwords_are_blotted_out(written: str, shown: str):

@@ -23,6 +23,7 @@ from scheduler_service.reloading import (
     Reloader,
 )
 
+PATIENCE_SECONDS = 20.0
 HELLO = "hello: {command: echo hello, every: 1s}"
 BYE = "bye: {command: echo bye, every: 1s}"
 SOON = "hello: {command: echo hello, every: 2s}"
@@ -560,6 +561,22 @@ def test_something_that_is_no_file_is_not_watched(world: World) -> None:
     assert world.names() == []
     reloader.step(asked=True)
     assert world.names() == ["config_rejected"]
+
+
+def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(world: World) -> None:
+    world.write(HELLO)
+    reloader = world.start()
+    world.path.unlink()
+    os.mkfifo(world.path)
+    thread = threading.Thread(target=world.settle, args=(reloader,), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+    assert world.last("config_rejected").fields["error"].endswith("is not an ordinary file, so it cannot be read again")
+    world.path.unlink()
+    world.write(SOON)
+    world.settle(reloader)
+    assert world.taken[-1].changed == ("hello",)
 
 
 def test_a_changed_module_of_processes_alone_is_used_without_a_word(world: World) -> None:
