@@ -14,7 +14,7 @@ def metrics_routes(view: View) -> APIRouter:
     router = APIRouter(tags=["metrics"])
 
     # Not on the event loop: with many jobs it takes a while to write, and probes are answered meanwhile.
-    @router.get("/metrics", dependencies=[Depends(require_reader(view))])
+    @router.get("/metrics", dependencies=[Depends(require_reader(view))], include_in_schema=False)
     def metrics() -> Response:
         """Return the metrics in Prometheus' text format, with no question to the database."""
         return Response(view.parts.metrics.text(), media_type=CONTENT_TYPE)

@@ -108,20 +108,25 @@ def test_a_port_is_free_again_after_the_end_though_connections_were_open(make_se
 
 def test_a_forked_child_does_not_keep_the_port(make_server: MakeServer) -> None:
     one = make_server()
-    port = int(one.url.rpartition(":")[2])
+    listening = f"socket:[{os.fstat(one._socket.fileno()).st_ino}]"
     reading, writing = os.pipe()
+    told, telling = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writing)
+        os.write(telling, b"forked")
         os.read(reading, 1)  # until the parent closes its end
         os._exit(0)
     try:
         os.close(reading)
-        one.stop(LIMIT_SECONDS)
-        make_server(port=port)
+        assert os.read(told, 6) == b"forked"
+        held = {str(path.readlink()) for path in Path(f"/proc/{child}/fd").iterdir()}
+        assert listening not in held
     finally:
         os.close(writing)
         os.waitpid(child, 0)
+        for end in (told, telling):
+            os.close(end)
 
 
 def test_an_application_that_cannot_be_made_is_told_and_ends_nothing_else() -> None:
