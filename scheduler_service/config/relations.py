@@ -9,6 +9,7 @@ from scheduler_service.config.sections import Section
 from scheduler_service.config.values import UNITS, duration_text
 
 MILLISECOND = UNITS["ms"]
+LEAST_TOKEN = 16  # characters: shorter ones can be tried out
 
 
 def check_sections(sections: dict[str, Section], report: Report) -> None:
@@ -69,6 +70,11 @@ def _check_tokens(http: Section, report: Report) -> None:
     if http.known("token", "read_token") and token is not None and token == http.get("read_token"):
         position, path = http.place("read_token")
         report.add(position, path, "is the same as http.token, so readers could write: use another one")
+    for name in ("token", "read_token"):
+        given = http.get(name)
+        if http.known(name) and given is not None and len(given.get_secret_value()) < LEAST_TOKEN:
+            position, path = http.place(name)
+            report.warn(position, path, f"is short enough to be guessed: take {LEAST_TOKEN} random characters or more")
 
 
 def _check_schema(database: Section, report: Report) -> None:

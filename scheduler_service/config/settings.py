@@ -158,7 +158,7 @@ class Http(Discreet):
         None, description="The bearer token of writing calls; without one they are off."
     )
     read_token: Annotated[SecretStr | None, kinds.secret("a token, in quotes", optional=True)] = Field(
-        None, description="The bearer token of reading calls; without one they are open."
+        None, description="The bearer token of reading API, metrics and pages; without one these are open."
     )
 
 

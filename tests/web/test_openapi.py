@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import process_environment
 from tests.faults.fleet import Fleet, Replica
 from tests.web.serving import TOKEN, Site, serving
 
@@ -41,7 +42,7 @@ def replica(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Replica]
         assert replica.alive
 
 
-def put_to_the_test(replica: Replica, examples: int, seed: int) -> None:
+def put_to_the_test(replica: Replica, folder: Path, examples: int, seed: int) -> None:
     address = replica.wait_for("service_started")["http"]
     command = [
         sys.executable, "-m", "schemathesis.cli", "--no-color", "run", f"{address}/api/v1/openapi.json",
@@ -49,17 +50,26 @@ def put_to_the_test(replica: Replica, examples: int, seed: int) -> None:
         "--checks", "all", "--exclude-checks", LEFT_OUT,
         "--max-examples", str(examples), "--seed", str(seed),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
+    # What it remembers of a run stays in the test's folder.
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=process_environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, f"seed {seed}\n{done.stdout[-8000:]}\n{done.stderr[-2000:]}"
 
 
-def test_no_request_gets_an_answer_that_is_not_described(replica: Replica) -> None:
-    put_to_the_test(replica, SHORT, seed=1)
+def test_no_request_gets_an_answer_that_is_not_described(replica: Replica, tmp_path: Path) -> None:
+    put_to_the_test(replica, tmp_path, SHORT, seed=1)
 
 
 @pytest.mark.long
-def test_no_request_of_very_many_gets_an_answer_that_is_not_described(replica: Replica) -> None:
-    put_to_the_test(replica, LONG, seed=random.randrange(2**32))
+def test_no_request_of_very_many_gets_an_answer_that_is_not_described(replica: Replica, tmp_path: Path) -> None:
+    put_to_the_test(replica, tmp_path, LONG, seed=random.randrange(2**32))
 
 
 def test_everything_is_described(migrated_sqlite_url: str, tmp_path: Path) -> None:
