@@ -215,7 +215,7 @@ def _explain(view: View, name: str, ask: Callable[[], tuple[int, int]]) -> None:
     print(f"\n=== {name}")
     with database.connect() as connection:
         for statement, parameters in asked:
-            if " FROM " not in statement:
+            if "FROM" not in statement.split():
                 continue
             plan = connection.exec_driver_sql(f"explain (analyze, buffers) {statement}", parameters).scalars()
             print("\n".join(line for line in plan), "\n")
