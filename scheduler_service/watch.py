@@ -121,6 +121,7 @@ class Seen:
     replica_count: int
     oldest: Unsettled | None
     idle: Idle | None
+    late: tuple[Unsettled, ...]  # what this leader should have settled long ago, the oldest first
     paused: frozenset[str]
     fortunes: Mapping[str, Fortune] = field(repr=False)
 
@@ -163,6 +164,7 @@ class Watch:
         self._open_attempts: frozenset[int] = frozenset()
         self._leader: tuple[str, int] | None = None
         self._owes_since = 0.0  # boot clock
+        self._late: tuple[Unsettled, ...] = ()
         self._idle: Idle | None = None
         self._idle_since = self._told_at = 0.0
 
@@ -244,6 +246,7 @@ class Watch:
             replica_count=sample.replica_count,
             oldest=self._oldest(self._unsettled.values()),
             idle=self._idle,
+            late=self._late,
             paused=sample.paused & self._specs.keys(),
             fortunes=dict(self._fortunes),
         )
@@ -330,7 +333,7 @@ class Watch:
         lease, now = self._leadership.current(), self._clock.monotonic()
         leader = self._leadership.observed() if lease is None else (lease.leader_id, lease.term)
         if leader != self._leader:
-            self._leader, self._owes_since, self._idle = leader, now, None
+            self._leader, self._owes_since, self._late, self._idle = leader, now, (), None
         if leader is None:
             return
         owed_for = timedelta(seconds=now - self._owes_since)
@@ -339,9 +342,9 @@ class Watch:
             for one in self._unsettled.values()
             if min(owed_for, sample.now - one.due_at) > GRACES * self._specs[one.job_id].misfire_grace
         ]
-        oldest = self._oldest(self._not_held(late, sample, owed_for))
-        if oldest is not None:
-            self._tell_idle(Idle(*leader, oldest), sample)
+        self._late = tuple(sorted(self._not_held(late, sample, owed_for), key=_age))
+        if self._late:
+            self._tell_idle(Idle(*leader, self._late[0]), sample)
         elif self._idle is not None:
             self._idle = None
             self._events.emit("leader_active", leader=leader[0], term=leader[1], idle_seconds=now - self._idle_since)
@@ -384,7 +387,11 @@ class Watch:
 
     @staticmethod
     def _oldest(unsettled: Iterable[Unsettled]) -> Unsettled | None:
-        return min(unsettled, key=lambda one: (one.due_at, one.job_id), default=None)
+        return min(unsettled, key=_age, default=None)
+
+
+def _age(one: Unsettled) -> tuple[datetime, str]:
+    return one.due_at, one.job_id
 
 
 def _written(spec: JobSpec, progress: JobProgress) -> Schedule | None:

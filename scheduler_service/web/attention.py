@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from scheduler_service.ledger.history import Standing
 from scheduler_service.ledger.history.pages import CONCERNS_SHOWN, Overview, Some
-from scheduler_service.web.surveying import Late
+from scheduler_service.watch import Unsettled
 from scheduler_service.web.wording import clock, reason_words, relative, segment, state_words
 
 
@@ -34,7 +34,7 @@ class Concern:
 
 
 def concerns(
-    overview: Overview, late: Sequence[Late], *, lost_after_seconds: float, not_ready: Sequence[str]
+    overview: Overview, late: Sequence[Unsettled], *, lost_after_seconds: float, not_ready: Sequence[str]
 ) -> tuple[Concern, ...]:
     """Return what stands out."""
     now = overview.standing.now
@@ -68,7 +68,7 @@ def _leadership(standing: Standing) -> list[Concern]:
     ]
 
 
-def _late(late: Sequence[Late], now: datetime, *, has_leader: bool) -> list[Concern]:
+def _late(late: Sequence[Unsettled], now: datetime, *, has_leader: bool) -> list[Concern]:
     # Without a leader everything is late; that is said already.
     if not has_leader:
         return []
@@ -76,8 +76,8 @@ def _late(late: Sequence[Late], now: datetime, *, has_leader: bool) -> list[Conc
         Concern(
             Level.ALARM,
             "late",
-            f"its tick of {clock(one.tick, now)} UTC is not decided: the leader leads, but does not settle it.",
-            one.tick,
+            f"its tick of {clock(one.scheduled_at, now)} UTC is not decided: the leader leads, but does not settle it.",
+            one.due_at,
             f"/jobs/{segment(one.job_id)}",
             one.job_id,
         )

@@ -30,6 +30,7 @@ from scheduler_service.ledger.history import JobRow, why
 from scheduler_service.ledger.history.pages import JOBS_SHOWN, Show, Wanted
 from scheduler_service.model import JobSpec, Kind
 from scheduler_service.schedule import ScheduleError, due_at
+from scheduler_service.watch import Unsettled
 from scheduler_service.web import drawing
 from scheduler_service.web.attention import concerns
 from scheduler_service.web.rendering import HEADERS, Kept, Renderer
@@ -136,7 +137,7 @@ class _Pages:
     def __init__(self, view: View, session: Session) -> None:
         self._view = view
         self._specs: tuple[Any, Mapping[str, JobSpec]] = (None, {})
-        self._surveyor = Surveyor(view.pages, self._spec, view.parts.clock)
+        self._surveyor = Surveyor(view.pages, view.parts.clock)
         self._renderer = Renderer(
             service=view.name,
             instance_id=view.instance_id,
@@ -161,19 +162,18 @@ class _Pages:
 
     def overview(self, text: str, show: str, page: str) -> Response:
         view = self._view
-        survey = self._surveyor.survey()
+        failing, late = self._surveyor.failing(), self._late()
         shown = Show(show) if show in {one.value for one in Show} else Show.ALL
         text = text.strip()[:SEARCH_LIMIT].replace("\0", "")
         wanted = Wanted(
             shown,
             text,
             self._named(text),
-            tuple(one.job_id for one in survey.failing) if shown is Show.FAILING else (),
+            tuple(one.job_id for one in failing) if shown is Show.FAILING else (),
             _number(page, 1, 1_000_000),
         )
-        overview = view.pages.overview(wanted, survey.failing)
+        overview = view.pages.overview(wanted, failing)
         standing, now = overview.standing, overview.standing.now
-        late = {one.job_id: one for one in survey.late}
         return self._page(
             "overview.html",
             now=now,
@@ -184,13 +184,13 @@ class _Pages:
             drifted={one.instance_id for one in standing.drifted(view.lost_after_seconds)},
             concerns=concerns(
                 overview,
-                survey.late,
+                tuple(late.values()),
                 lost_after_seconds=view.lost_after_seconds,
                 not_ready=view.health.not_ready_because(),
             ),
             pieces=drawing.timeline(overview.terms, standing.leader, now),
             jobs=[self._job_line(job, overview.recent.get(job.job_id, ()), late, now) for job in standing.jobs],
-            failing_count=len(survey.failing),
+            failing_count=len(failing),
             page_count=max(1, -(-overview.found_count // JOBS_SHOWN)),
             shows=list(Show),
         )
@@ -203,7 +203,7 @@ class _Pages:
         earlier_than = _number(before, 0, GREATEST_ID) or None
         rows = view.pages.recent(job_id, limit=RUNS_SHOWN + 1, before=earlier_than)
         standing = view.pages.people()
-        late = {one.job_id: one for one in self._surveyor.survey().late}
+        late = self._late()
         shown = rows[:RUNS_SHOWN]
         return self._page(
             "job.html",
@@ -277,6 +277,11 @@ class _Pages:
 
     def _page(self, template: str, *, status: int = 200, **values: Any) -> Response:
         return self._renderer.page(template, status, **values)
+
+    def _late(self) -> Mapping[str, Unsettled]:
+        """Return the ticks that the leader should have decided long ago, by job: what this replica's watch saw last."""
+        seen = self._view.parts.watch.seen
+        return {} if seen is None else {one.job_id: one for one in seen.late}
 
     def _spec(self, job_id: str) -> JobSpec | None:
         """Return a job as this replica's configuration has it."""

@@ -235,19 +235,6 @@ def test_the_runs_of_a_job_come_in_pages_too(world: Looking) -> None:
     assert [row.id for row in world.pages.recent("a", limit=3, before=first[-1].id)] == ids[1::-1]
 
 
-def test_jobs_that_owe_are_enabled_and_not_paused(world: Looking) -> None:
-    world.job("a")
-    world.job("b", settled_until=world.began - HOUR)
-    world.job("off", enabled=False)
-    world.job("paused", paused_at=world.began)
-    world.job("gone", present_at=world.began - 10 * HOUR)
-    assert [one.job_id for one in world.pages.owing()] == ["a", "b"]
-    assert [one.job_id for one in world.pages.owing(after="a")] == ["b"]
-    assert [one.job_id for one in world.pages.owing(settled_from=world.began)] == ["a"]
-    assert [one.job_id for one in world.pages.owing(only=["b", "paused"])] == ["b"]
-    assert [one.job_id for one in world.pages.owing(limit=1)] == ["a"]
-
-
 HAPPENINGS: dict[str, Callable[[Looking], Any]] = {
     "a run is decided": lambda world: world.run("a"),
     "a run begins": lambda world: world.execute(

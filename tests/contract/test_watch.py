@@ -142,9 +142,12 @@ def test_a_leader_that_settles_nothing_is_told_of_after_twice_the_grace_and_when
     assert seen.oldest is not None
     assert seen.oldest.job_id == "a"
     assert 4 * MINUTE <= seen.now - seen.oldest.due_at <= 5 * MINUTE + GRACE
-    assert not world.look(OVER - 2.0).idle
-    idle = world.look(2.0).idle
+    before = world.look(OVER - 2.0)
+    assert (before.idle, before.late) == (None, ())
+    after = world.look(2.0)
+    idle = after.idle
     assert idle is not None
+    assert after.late == (idle.oldest,)
     assert (idle.leader, idle.term, idle.oldest.job_id) == (OTHER, 2, "a")
     (event,) = world.heard()
     assert event.name == "leader_idle"
@@ -153,7 +156,7 @@ def test_a_leader_that_settles_nothing_is_told_of_after_twice_the_grace_and_when
     assert event.fields["age_seconds"] >= 240.0
     world.step_all()
     seen = world.look(1.0)
-    assert (seen.oldest, seen.idle) == (None, None)
+    assert (seen.oldest, seen.idle, seen.late) == (None, None, ())
     assert [event.name for event in world.heard()] == ["leader_idle", "leader_active"]
 
 
@@ -169,7 +172,7 @@ def test_a_new_leader_has_its_time(world: Watched) -> None:
     owing(world)
     world.look()
     world.leading.other = ("third-3", 3)
-    world.look(OVER)
+    assert world.look(OVER).late == ()
     assert world.heard() == []
     world.look(OVER)
     assert [event.fields["leader"] for event in world.heard()] == ["third-3"]

@@ -1,4 +1,4 @@
-"""What pages make of values: words, pictures, concerns, and looks at all jobs."""
+"""What pages make of values: words, pictures and concerns."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, cast
 import pytest
 
 from scheduler_service.ledger.history import Leader, ReplicaRow, RunRow, Standing, TermRow
-from scheduler_service.ledger.history.pages import Counts, Failing, Overview, Owing, Some, Wanted
-from scheduler_service.model import JobSpec, Kind, Reason, State
-from scheduler_service.schedule import every
+from scheduler_service.ledger.history.pages import Counts, Failing, Overview, Some, Wanted
+from scheduler_service.model import Kind, Reason, State
+from scheduler_service.watch import Unsettled
 from scheduler_service.web import drawing
 from scheduler_service.web.attention import Level, concerns
-from scheduler_service.web.surveying import Late, _Lateness
+from scheduler_service.web.surveying import Surveyor
 from scheduler_service.web.wording import LETTERS, clock, local, relative, row_words, span
 
 NOW = datetime(2026, 3, 29, 12, tzinfo=UTC)
@@ -43,7 +43,9 @@ def overview(leader: Leader | None = LEADER, *replicas: ReplicaRow, **changes: A
     )
 
 
-def words_of(found: Overview, late: tuple[Late, ...] = (), not_ready: tuple[str, ...] = ()) -> list[tuple[int, str]]:
+def words_of(
+    found: Overview, late: tuple[Unsettled, ...] = (), not_ready: tuple[str, ...] = ()
+) -> list[tuple[int, str]]:
     return [(one.level, one.word) for one in concerns(found, late, lost_after_seconds=15, not_ready=not_ready)]
 
 
@@ -116,7 +118,7 @@ def test_concerns_come_the_worst_first() -> None:
         failing=failed,
         stuck=Some((row(2, State.TIMED_OUT),), 30),
     )
-    late = (Late("b", NOW - HOUR, NOW - 2 * HOUR),)
+    late = (Unsettled("b", NOW - HOUR, NOW - HOUR),)
     assert words_of(found, late, ("the elector thread took no step for 12s",)) == [
         (Level.ALARM, "this replica"),
         (Level.ALARM, "late"),
@@ -132,90 +134,31 @@ def test_concerns_come_the_worst_first() -> None:
 
 
 def test_without_a_leader_that_is_said_and_not_that_every_job_is_late() -> None:
-    found = words_of(overview(None, replica("web-1")), (Late("b", NOW - HOUR, NOW - 2 * HOUR),))
+    found = words_of(overview(None, replica("web-1")), (Unsettled("b", NOW - HOUR, NOW - HOUR),))
     assert found == [(Level.ALARM, "no leader")]
 
 
-class Hand:
-    """A clock that stands still, but for `per_look` seconds at each look at it."""
+class Looks:
+    """A ledger in which a look at all jobs takes `seconds`, on a clock that only looks move."""
 
-    def __init__(self, per_look: float = 0.0) -> None:
-        self.per_look, self.seconds = per_look, 0.0
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.at, self.count = seconds, 0.0, 0
 
     def monotonic(self) -> float:
-        self.seconds += self.per_look
-        return self.seconds
-
-
-class Jobs:
-    """The jobs of a ledger."""
-
-    def __init__(self, count: int) -> None:
-        self.at = NOW
-        self.all = {f"job-{n:04}": Owing(f"job-{n:04}", "every 1h", "UTC", NOW) for n in range(count)}
-
-    def now(self) -> datetime:
         return self.at
 
-    def owing(
-        self, *, after: str = "", settled_from: datetime | None = None, only: Any = (), limit: int = 500
-    ) -> tuple[Owing, ...]:
-        found = [
-            one
-            for one in self.all.values()
-            if one.job_id > after
-            and (settled_from is None or one.settled_until >= settled_from)
-            and (not only or one.job_id in only)
-        ]
-        return tuple(found[:limit])
-
     def failing(self) -> tuple[Failing, ...]:
-        return ()
+        self.count += 1
+        self.at += self.seconds
+        return (Failing("a", self.count),)
 
 
-def lateness(hand: Hand | None = None, spec: JobSpec | None = None) -> _Lateness:
-    return _Lateness(lambda _: spec, cast(Any, hand or Hand()))
-
-
-def test_a_job_is_late_when_its_tick_is_long_due_and_not_when_it_is_settled() -> None:
-    jobs, look = Jobs(3), lateness()
-    assert look.look(cast(Any, jobs)) == ()
-    jobs.at = NOW + HOUR + 119 * SECOND
-    assert look.look(cast(Any, jobs)) == ()
-    jobs.at = NOW + HOUR + 121 * SECOND
-    assert [one.job_id for one in look.look(cast(Any, jobs))] == ["job-0000", "job-0001", "job-0002"]
-    jobs.all["job-0001"] = Owing("job-0001", "every 1h", "UTC", jobs.at)
-    del jobs.all["job-0002"]
-    assert look.look(cast(Any, jobs)) == (Late("job-0000", NOW + HOUR, NOW),)
-
-
-def test_a_job_has_twice_its_grace_and_its_jitter() -> None:
-    spec = JobSpec(id="a", run="a:b", schedule=every(HOUR), misfire_grace=10 * SECOND, jitter=5 * SECOND)
-    jobs, look = Jobs(1), lateness(spec=spec)
-    jobs.at = NOW + HOUR + 25 * SECOND
-    assert look.look(cast(Any, jobs)) == ()
-    jobs.at += SECOND
-    assert len(look.look(cast(Any, jobs))) == 1
-
-
-@pytest.mark.parametrize("per_look", [0.0, 0.001], ids=["quick", "slow"])
-@pytest.mark.parametrize("number", [0, 499, 500, 777, 1233])
-def test_no_job_is_overlooked_however_many_there_are_and_however_slow_it_goes(per_look: float, number: int) -> None:
-    jobs, look = Jobs(1234), lateness(Hand(per_look))
-    jobs.at = NOW + 2 * HOUR
-    late = f"job-{number:04}"
-    jobs.all = {name: Owing(name, "every 1h", "UTC", NOW if name == late else jobs.at) for name in jobs.all}
-    found: set[str] = set()
-    for _ in range(200):
-        found |= {one.job_id for one in look.look(cast(Any, jobs))}
-    assert found == {late}
-
-
-def test_of_very_many_late_jobs_the_latest_are_told() -> None:
-    jobs, look = Jobs(1234), lateness()
-    jobs.all["job-1100"] = Owing("job-1100", "every 1h", "UTC", NOW - HOUR)
-    jobs.at = NOW + 2 * HOUR
-    for _ in range(4):
-        found = look.look(cast(Any, jobs))
-    assert found[0].job_id == "job-1100"
-    assert len(found) == 500
+def test_all_jobs_are_looked_at_for_a_twentieth_of_the_time_at_most() -> None:
+    looks = Looks(seconds=2.0)
+    surveyor = Surveyor(cast(Any, looks), cast(Any, looks))
+    assert surveyor.failing() == (Failing("a", 1),)
+    looks.at += 39.0
+    assert surveyor.failing() == (Failing("a", 1),)
+    assert looks.count == 1
+    looks.at += 2.0
+    assert surveyor.failing() == (Failing("a", 2),)

@@ -5,7 +5,6 @@
     Pages.recent     the newest rows of one job, page by page
     Pages.marks      a few values that differ as soon as an overview would
 
-    Pages.owing      jobs whose ticks a leader has to decide, a few at a time
 
 Each query has an index and a limit, but for those that count or look for jobs: the rows of that table are few
 beside the runs'.
@@ -105,16 +104,6 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
-class Owing:
-    """A job and the moment up to which its ticks are decided."""
-
-    job_id: str
-    canonical: str
-    timezone: str
-    settled_until: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Marks:
     """What an overview depends on.  `beat` changes all the time, `change` when something happens."""
 
@@ -191,25 +180,6 @@ class Pages(History):
         with self._database.connect() as connection:
             rows = connection.execute(query.order_by(run.c.id.desc()).limit(limit)).mappings()
             return tuple(run_row(row) for row in rows)
-
-    def owing(
-        self, *, after: str = "", settled_from: datetime | None = None, only: Sequence[str] = (), limit: int = 500
-    ) -> tuple[Owing, ...]:
-        """Read jobs whose ticks a leader has to decide, by id: those after `after`, or settled lately, or `only` these.
-
-        Left out are paused and disabled jobs, and those that no leader has had in its configuration lately.
-        """
-        columns = (job_state.c.job_id, job_state.c.schedule, job_state.c.timezone, job_state.c.settled_until)
-        owes = and_(job_state.c.enabled, job_state.c.paused_at.is_(None), job_state.c.job_id > after)
-        if settled_from is not None:
-            owes = and_(owes, job_state.c.settled_until >= settled_from)
-        if only:
-            owes = and_(owes, job_state.c.job_id.in_(only))
-        with self._database.connect() as connection:
-            now = connection.execute(select(database_time())).scalar_one()
-            present = self._present(connection, self._leader(connection, now), now)
-            query = select(*columns).where(present, owes).order_by(job_state.c.job_id).limit(limit)
-            return tuple(Owing(*row) for row in connection.execute(query))
 
     def people(self) -> Standing:
         """Read who leads and which replicas there are, and no job."""
