@@ -1,4 +1,4 @@
-"""How long each call of the API takes over a long history.
+"""How long each call of the API and each page takes over a long history.
 
     python -m benchmarks.pages [--jobs 10000] [--runs 1000000] [--calls 100] [--explain]
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import logging
 import statistics
 import tempfile
@@ -34,6 +35,7 @@ from scheduler_service.web.app import create_app
 from tests.servers import PostgresServer
 
 FILL_SECONDS = 1800.0
+_numbers = itertools.count()
 
 # Every job has run about once in ten minutes: the newest tick of all jobs is now, and their runs alternate.
 POSTGRESQL = """
@@ -107,6 +109,17 @@ CALLS = {
     "replicas": "/api/v1/replicas",
     "next": "/api/v1/next?limit=100",
     "unknown job": "/api/v1/jobs/nobody",
+    # Pages are kept for a second: each call asks for one that nobody asked for before.
+    "page: overview": "/?fresh={fresh}",
+    "page: kept": "/",
+    "page: the last jobs": "/?page=200&fresh={fresh}",
+    "page: search": "/?q=77&fresh={fresh}",
+    "page: failing": "/?show=failing&fresh={fresh}",
+    "page: running": "/?show=running&fresh={fresh}",
+    "page: job": "/jobs/job-00042?fresh={fresh}",
+    "page: why": "/jobs/job-00042/why?at={tick}&fresh={fresh}",
+    "page: run": "/runs/{run}?fresh={fresh}",
+    "page: leadership": "/leadership?fresh={fresh}",
 }
 
 
@@ -166,6 +179,7 @@ def _measure(view: View, address: Any, options: argparse.Namespace) -> None:
         "last": f"{options.jobs - 50:05}",
         "tick": newest[10].scheduled_at.isoformat().replace("+00:00", "Z"),
         "run": middle.id,
+        "fresh": "{fresh}",
         "middle": f"{round(middle.scheduled_at.timestamp() * 1e6)}.{middle.id}",
     }
     print(f"{'milliseconds':20} {'first':>8} {'p50':>8} {'p99':>8} {'max':>8} {'bytes':>9}")
@@ -186,7 +200,7 @@ def _asker(address: Any, path: str) -> Callable[[], tuple[int, int]]:
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
 
     def ask() -> tuple[int, int]:
-        connection.request("GET", path)
+        connection.request("GET", path.replace("{fresh}", str(next(_numbers))))
         answer = connection.getresponse()
         return answer.status, len(answer.read())
 

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from scheduler_service.ledger.history import Standing
 from scheduler_service.ledger.history.pages import CONCERNS_SHOWN, Overview, Some
+from scheduler_service.model import State
 from scheduler_service.watch import Unsettled
 from scheduler_service.web.wording import clock, reason_words, relative, segment, state_words
 
@@ -108,6 +109,8 @@ def _failing(failing: Some) -> list[Concern]:
         why = lines[-1].strip() if lines else reason_words(row)
         if not why and row.exit_code is not None:
             why = f"exit code {row.exit_code}"
+        if not why and row.state is State.LOST:
+            why = f"{row.instance_id or 'its replica'} was not heard of again"
         shown.append(
             Concern(
                 Level.TROUBLE,

@@ -31,7 +31,8 @@ function write(element, text) {
 
 function tick() {
   for (const element of document.querySelectorAll("time[data-relative]")) {
-    const seconds = (now() - Date.parse(element.dateTime)) / 1000;
+    let seconds = (now() - Date.parse(element.dateTime)) / 1000;
+    if (element.dataset.seen) seconds = Math.max(0, seconds); // what was seen was seen before now
     write(element, seconds >= 0 ? `${span(seconds)} ago` : `in ${span(-seconds)}`);
   }
   for (const element of document.querySelectorAll("[data-lease]")) {
@@ -95,10 +96,10 @@ function show(page) {
     if (news !== undefined && news !== old.dataset.announce) {
       write(document.getElementById("announce"), news);
       old.classList.remove("arrived");
-      void old.offsetWidth;
-      part.classList.add("arrived");
-    } else if (old.classList.contains("arrived")) {
-      part.classList.add("arrived");
+      void old.offsetWidth; // so that the animation begins anew
+      part.classList.toggle("arrived", name === "leader");
+    } else {
+      part.classList.toggle("arrived", old.classList.contains("arrived"));
     }
     morph(old, part);
   }
