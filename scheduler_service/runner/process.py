@@ -42,7 +42,7 @@ from scheduler_service.runner.template import PROGRAM, REQUEST
 
 START_SECONDS = 60.0  # for a template to load our package and fork
 CLOSE_SECONDS = 2.0
-TRIALS = 2
+TRIALS = 3
 _READ_BYTES = 65536
 _LAST_WORDS_BYTES = 65536
 
