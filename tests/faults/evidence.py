@@ -43,26 +43,26 @@ class Books:
     """The ledger, read with the plain driver."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
         self.on_sqlite = url.startswith("sqlite")
 
     def rows(self, statement: str) -> Sequence[Sequence[Any]]:
         """Return the rows of a statement whose tables are written `{p}run`; times are datetimes."""
         if self.on_sqlite:
-            path = self._url.removeprefix("sqlite:///")
+            path = self.url.removeprefix("sqlite:///")
             with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
                 return connection.execute(statement.format(p="")).fetchall()
-        with psycopg.connect(self._url, autocommit=True, connect_timeout=5, options="-c timezone=UTC") as connection:
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=5, options="-c timezone=UTC") as connection:
             return connection.execute(statement.format(p="scheduler.")).fetchall()
 
     def execute(self, statement: str) -> None:
         """Change something behind everybody's back."""
         if self.on_sqlite:
-            path = self._url.removeprefix("sqlite:///")
+            path = self.url.removeprefix("sqlite:///")
             with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection, connection:
                 connection.execute(statement.format(p=""))
             return
-        with psycopg.connect(self._url, autocommit=True, connect_timeout=5) as connection:
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
             connection.execute(statement.format(p="scheduler."))
 
     def now(self) -> datetime:

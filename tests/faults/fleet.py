@@ -158,24 +158,30 @@ class Fleet:
         return json.dumps({**self._config, "jobs": dict(jobs)}, indent=1)  # JSON is YAML
 
     def start(self, count: int = 1, environment: Mapping[str, str] | None = None) -> list[Replica]:
-        """Start replicas; return them when each has found its place.
-
-        The configuration may refer to `${REPLICA}`: replica-1, replica-2, …
-        """
-        started = []
-        for _ in range(count):
-            command = (*COMMAND, str(self.config_path))
-            number = len(self.replicas) + 1
-            replica = Replica(self, number, command, {"REPLICA": f"replica-{number}", **(environment or {})})
-            self.replicas.append(replica)
-            started.append(replica)
+        """Start replicas; return them when each has found its place."""
+        started = [self.launch(environment) for _ in range(count)]
         for replica in started:
             self._wait(lambda replica=replica: self._has_found_its_place(replica), f"a role for {replica.number}")
         return started
 
+    def launch(self, environment: Mapping[str, str] | None = None) -> Replica:
+        """Start a replica and wait for nothing.
+
+        The configuration may refer to `${REPLICA}`: replica-1, replica-2, …
+        """
+        number = len(self.replicas) + 1
+        command = (*COMMAND, str(self.config_path))
+        replica = Replica(self, number, command, {"REPLICA": f"replica-{number}", **(environment or {})})
+        self.replicas.append(replica)
+        return replica
+
     def leader(self) -> Replica:
         """Return the replica that leads, once there is one that was not heard to have lost its term."""
         return self._wait(self._leading, "a leader")
+
+    def leading(self) -> Replica | None:
+        """Return who leads, as far as the logs tell; None while nobody does."""
+        return self._leading()
 
     def term(self, replica: Replica) -> int:
         """Return the newest term that a replica was elected to."""

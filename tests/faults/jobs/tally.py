@@ -1,5 +1,6 @@
 """A job that leaves a line at its beginning and one at its end, in a file that all replicas append to."""
 
+import asyncio
 import os
 import threading
 import time
@@ -28,6 +29,17 @@ def fail(path: str, seconds: float, run: RunContext) -> None:
     """Do as `note` does, and fail."""
     note(path, seconds, run)
     raise RuntimeError(f"attempt {run.attempt} fails, as it shall")
+
+
+async def note_later(path: str, seconds: float, fails: bool, run: RunContext) -> None:
+    """Do as `note` does in a coroutine, break off when asked to, fail at the end if `fails`."""
+    _append(path, run, "begin")
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        _append(path, run, "end")
+    if fails:
+        raise RuntimeError(f"attempt {run.attempt} fails, as it shall")
 
 
 def nothing() -> None:

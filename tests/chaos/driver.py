@@ -1,0 +1,141 @@
+"""Take the steps of a plan on a real fleet, let everything come to an end, and judge."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from tests.chaos.agenda import Agenda
+from tests.chaos.diary import Diary
+from tests.chaos.faults import Faults, processes_end
+from tests.chaos.judge import Verdict, judge
+from tests.chaos.plan import Plan
+from tests.chaos.records import Records
+from tests.chaos.requests import Asking
+from tests.faults.evidence import Books
+from tests.faults.fleet import FAST_ELECTION, Fleet
+from tests.servers import PostgresServer
+
+LOST_AFTER_SECONDS = 5.0
+ELECTION = {**FAST_ELECTION, "lost_after": f"{LOST_AFTER_SECONDS:g}s"}
+KEEP_EVERYTHING = {"keep_runs": 1_000_000}
+WORKERS = {"threads": 64, "processes": 8}
+END_SECONDS = 120.0  # for whatever has to come to an end
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done, what is left of it, and what is wrong with it."""
+
+    diary: Diary
+    records: Records
+    verdict: Verdict
+
+
+class Driver:
+    """Replicas at work on the jobs of a plan, and whoever hurts and asks them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        server: PostgresServer | None,
+        *,
+        history: Mapping[str, Any] = KEEP_EVERYTHING,
+    ) -> None:
+        self.plan = plan
+        self.tally = folder / "tally"
+        self.diary = Diary(plan.jobs, pruned=history is not KEEP_EVERYTHING)
+        url = server.url if server else f"sqlite:///{folder / 'scheduler.db'}"
+        self.books = Books(url)
+        jobs = {job.name: job.config(self.tally) for job in plan.jobs}
+        self.fleet = Fleet(
+            folder, "${DATABASE}" if server else url, jobs, election=ELECTION, history=history, workers=WORKERS
+        )
+        self._hurting, self._asking = Agenda(), Agenda()
+        self.faults = Faults(self.fleet, server, self._hurting, self.diary, uuid.uuid4().hex)
+        self._requests: Asking | None = None
+
+    def run(self) -> Outcome:
+        """Do everything, and judge it."""
+        with self.fleet:
+            try:
+                self._start()
+                self._take_the_steps()
+                self._come_to_an_end()
+            except AssertionError as error:
+                self.diary.troubles.append(str(error))
+            self._stop()
+        records = Records.read(self.books, self.tally, self.fleet)
+        left = [f"left behind: {one}" for one in processes_end(self.faults)]
+        records = replace(records, crashes=(*records.crashes, *self.fleet.strange_deaths(), *left))
+        return Outcome(self.diary, records, judge(records, self.diary, lost_after_seconds=LOST_AFTER_SECONDS))
+
+    def _start(self) -> None:
+        for _ in range(self.plan.replicas):
+            self.faults.launch()
+        self.fleet.wait_until(lambda: all(self.faults.instance(one) for one in self.fleet.replicas))
+        self.fleet.wait_until(lambda: self.books.rows("select count(*) from {p}job_state")[0][0] == len(self.plan.jobs))
+
+    def _take_the_steps(self) -> None:
+        began = time.monotonic()
+        self._hurting.begin(began)
+        self._asking.begin(began)
+        self._requests = Asking(self.plan, self.fleet, self.books, self.faults, self._asking, self.diary)
+        for step in self.plan.steps:
+            if self.faults.knows(step.what):
+                self._hurting.at(step.at, partial(self.faults.do, step))
+            else:
+                self._asking.at(step.at, partial(self._requests.do, step))
+        self._hurting.at(60 * self.plan.minutes, lambda: None)
+        asking = Thread(target=self._ask, name="asking", daemon=True)
+        asking.start()
+        try:
+            self._hurting.work_off(self._look)
+        finally:
+            asking.join(END_SECONDS)
+        assert not asking.is_alive(), f"a request got no answer within {END_SECONDS:g} s after the last fault"
+
+    def _ask(self) -> None:
+        assert self._requests is not None
+        try:
+            self._asking.work_off(lambda: None)
+        except Exception as error:  # it ends a thread: told, not lost
+            self.diary.troubles.append(f"{type(error).__name__}: {error}")
+
+    def _look(self) -> None:
+        deaths = self.fleet.strange_deaths()
+        assert not deaths, "\n".join(deaths)
+
+    def _come_to_an_end(self) -> None:
+        self.diary.ended_at = datetime.now(UTC)
+        self.fleet.wait_until(self._all_is_settled, 0.2, END_SECONDS)
+        # What the dead left open is closed by whoever leads.
+        self.fleet.wait_until(self._nobody_owes, 0.2, END_SECONDS)
+        self.fleet.drain()
+
+    def _all_is_settled(self) -> bool:
+        ended_at = self.diary.ended_at
+        assert ended_at is not None
+        settled = dict(self.books.rows("select job_id, settled_until from {p}job_state"))
+        return not any(
+            any(self.diary.versions(name)[-1].job.when.ticks(self.books.moment(until), ended_at))
+            for name, until in settled.items()
+        )
+
+    def _nobody_owes(self) -> bool:
+        living = {self.faults.instance(replica) for replica in self.fleet.replicas if replica.alive}
+        return self.books.open_holders() <= living
+
+    def _stop(self) -> None:
+        if self._requests is not None:
+            self._requests.close()
+        self.fleet.close()
+        self.faults.close()
