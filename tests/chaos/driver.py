@@ -124,10 +124,9 @@ class Driver:
     def _all_is_settled(self) -> bool:
         ended_at = self.diary.ended_at
         assert ended_at is not None
-        settled = dict(self.books.rows("select job_id, settled_until from {p}job_state"))
         return not any(
-            any(self.diary.versions(name)[-1].job.when.ticks(self.books.moment(until), ended_at))
-            for name, until in settled.items()
+            any(self.diary.versions(job)[-1].job.when.ticks(self.books.moment(until), ended_at))
+            for job, until in self.books.rows("select job_id, settled_until from {p}job_state")
         )
 
     def _nobody_owes(self) -> bool:

@@ -5,13 +5,14 @@ Plain values, read with the plain driver, so that the judge is a pure function o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tests.faults.evidence import Books, Effect, effects
-from tests.faults.fleet import Fleet
+from tests.faults.fleet import Entry, Fleet, Replica
 
 
 @dataclass(frozen=True)
@@ -79,28 +80,24 @@ class Records:
     def read(cls, books: Books, tally: Path, fleet: Fleet | None = None) -> Records:
         """Read them; without a fleet nobody has told anything."""
         moment = books.moment
-        said = (lambda event: ()) if fleet is None else fleet.said
+
+        def maybe(value: Any) -> datetime | None:
+            return None if value is None else moment(value)
+
+        def said(event: str) -> Iterable[tuple[Replica, Entry]]:
+            return () if fleet is None else fleet.said(event)
+
         return cls(
             runs=[
-                Run(
-                    row[0],
-                    row[1],
-                    moment(row[2]),
-                    row[3] and moment(row[3]),
-                    *row[4:7],
-                    moment(row[7]),
-                    row[8],
-                    bool(row[9]),
-                    row[10],
-                )
-                for row in books.rows(
+                Run(number, job, moment(at), maybe(until), kind, state, reason, moment(decided_at), by, bool(held), key)
+                for number, job, at, until, kind, state, reason, decided_at, by, held, key in books.rows(
                     "select id, job_id, scheduled_at, until, kind, state, reason, decided_at, decided_by, slot_held,"
                     " request_key from {p}run order by id"
                 )
             ],
             attempts=[
-                Attempt(*row[:6], moment(row[6]), row[7] and moment(row[7]))
-                for row in books.rows(
+                Attempt(number, run_id, attempt, term, instance, state, moment(started_at), maybe(finished_at))
+                for number, run_id, attempt, term, instance, state, started_at, finished_at in books.rows(
                     "select id, run_id, attempt, term, instance_id, state, started_at, finished_at"
                     " from {p}run_attempt order by id"
                 )

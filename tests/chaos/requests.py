@@ -97,7 +97,7 @@ class Asking:
             self._diary.requests["pause"] += 1
             open_ones = [one for one in self._diary.pauses if one.job == job and one.resumed_after is None]
             if not open_ones:
-                pause = Pause(job, answer.paused_at)
+                pause = Pause(job, answer.at)
                 self._diary.pauses.append(pause)
                 self._agenda.later(step.seconds, lambda: self._resume(pause))
 
@@ -109,7 +109,7 @@ class Asking:
         def ask() -> None:
             answer = self._requests.resume(pause.job, by=BY)
             # No pause any more: an answer was lost, and the leader has settled what was paused.
-            exact = answer.paused_until if isinstance(answer, Resumed) else None
+            exact = answer.at if isinstance(answer, Resumed) else None
             pause.resumed_after = exact or first_asked
             pause.resumed_before = exact or datetime.now(UTC)
 
@@ -158,7 +158,7 @@ class Asking:
 
     def _adopted(self, edit: Edit) -> bool:
         wanted = config.load(self._fleet.config_path, {**os.environ, "DATABASE": self._books.url, "REPLICA": ""}).hash
-        known = dict(self._books.rows("select instance_id, config_hash from {p}replica"))
+        known = {row[0]: row[1] for row in self._books.rows("select instance_id, config_hash from {p}replica")}
         if any(known.get(self._faults.instance(one)) != wanted for one in self._faults.living()):
             return False
         ((stored,),) = self._books.rows(f"select schedule from {{p}}job_state where job_id = '{edit.job.name}'")
@@ -169,7 +169,7 @@ class Asking:
     def _resign(self, step: Step) -> None:
         with contextlib.suppress(*NO_ANSWER):
             asked = self._requests.resign(by=BY)
-            self._note(step, None if asked is None else str(asked.leader_id))
+            self._note(step, None if asked is None else asked.leader_id)
 
     def _terminate_sessions(self, step: Step) -> None:
         one = "select pg_terminate_backend(guard_pid) from {p}leader_lease"
