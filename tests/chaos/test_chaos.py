@@ -24,7 +24,7 @@ def assert_nothing_was_broken(seed: int, minutes: float, folder: Path, *, sqlite
 
 
 def test_a_short_storm_breaks_no_promise(tmp_path: Path) -> None:
-    assert_nothing_was_broken(5, SECONDS / 60, tmp_path, sqlite=False)
+    assert_nothing_was_broken(13, SECONDS / 60, tmp_path, sqlite=False)
 
 
 @pytest.mark.long
