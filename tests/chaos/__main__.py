@@ -13,6 +13,8 @@ import json
 import shutil
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos import report
@@ -36,7 +38,8 @@ def main() -> int:
         show(drawn)
         return 0
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    outcome = run(drawn, folder)
+    began = time.monotonic()
+    outcome = run(drawn, folder, lambda what: print(f"{time.monotonic() - began:7.1f} s  {what}", file=sys.stderr))
     found = report.document(drawn, outcome.diary, outcome.records, outcome.verdict)
     print(report.text(found))
     if options.report:
@@ -48,11 +51,11 @@ def main() -> int:
     return 0
 
 
-def run(drawn: Plan, folder: Path) -> Outcome:
+def run(drawn: Plan, folder: Path, tell: Callable[[str], None] = lambda _: None) -> Outcome:
     """Carry a plan out on a database of its own."""
     with contextlib.ExitStack() as closing:
         server = None if drawn.sqlite else closing.enter_context(PostgresServer())
-        return Driver(drawn, folder, server).run()
+        return Driver(drawn, folder, server, tell=tell).run()
 
 
 def show(drawn: Plan) -> None:

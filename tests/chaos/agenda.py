@@ -16,6 +16,7 @@ class Agenda:
 
     def __init__(self) -> None:
         self._began = 0.0
+        self._forgotten = False
         self._acts: list[tuple[float, int, Act]] = []
         self._numbers = itertools.count()
 
@@ -33,10 +34,14 @@ class Agenda:
 
     def work_off(self, look: Act) -> None:
         """Do everything; `look` meanwhile, again and again, and let it end all by raising."""
-        while self._acts:
+        while self._acts and not self._forgotten:
             look()
             left = self._acts[0][0] - (time.monotonic() - self._began)
             if left > 0:
                 time.sleep(min(left, GLANCE_SECONDS))
                 continue
             heapq.heappop(self._acts)[2]()
+
+    def forget(self) -> None:
+        """Let nothing more begin; any thread may say so."""
+        self._forgotten = True

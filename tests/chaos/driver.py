@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -49,8 +49,10 @@ class Driver:
         server: PostgresServer | None,
         *,
         history: Mapping[str, Any] = KEEP_EVERYTHING,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.plan = plan
+        self._tell = tell
         self.tally = folder / "tally"
         self.diary = Diary(plan.jobs, pruned=history is not KEEP_EVERYTHING)
         url = server.url if server else f"sqlite:///{folder / 'scheduler.db'}"
@@ -67,9 +69,15 @@ class Driver:
         """Do everything, and judge it."""
         with self.fleet:
             try:
-                self._start()
-                self._take_the_steps()
-                self._come_to_an_end()
+                for what, phase in (
+                    ("the replicas start", self._start),
+                    ("the storm begins", self._take_the_steps),
+                    ("the storm is over; what is owed is settled", self._settle),
+                    ("the replicas drain", self._drain),
+                ):
+                    self._tell(what)
+                    phase()
+                self._tell("the judge looks")
             except AssertionError as error:
                 self.diary.troubles.append(str(error))
             self._stop()
@@ -94,13 +102,16 @@ class Driver:
                 self._hurting.at(step.at, partial(self.faults.do, step))
             else:
                 self._asking.at(step.at, partial(self._requests.do, step))
+        for minute in range(1, int(self.plan.minutes) + 1):
+            self._hurting.at(60 * minute, partial(self._count, minute))
         self._hurting.at(60 * self.plan.minutes, lambda: None)
         asking = Thread(target=self._ask, name="asking", daemon=True)
         asking.start()
         try:
             self._hurting.work_off(self._look)
-        finally:
             asking.join(END_SECONDS)
+        finally:
+            self._asking.forget()
         assert not asking.is_alive(), f"a request got no answer within {END_SECONDS:g} s after the last fault"
 
     def _ask(self) -> None:
@@ -110,15 +121,20 @@ class Driver:
         except Exception as error:  # it ends a thread: told, not lost
             self.diary.troubles.append(f"{type(error).__name__}: {error}")
 
+    def _count(self, minute: int) -> None:
+        self._tell(f"minute {minute} of {self.plan.minutes:g}: {len(self.diary.deeds)} faults")
+
     def _look(self) -> None:
         deaths = self.fleet.strange_deaths()
         assert not deaths, "\n".join(deaths)
 
-    def _come_to_an_end(self) -> None:
+    def _settle(self) -> None:
         self.diary.ended_at = datetime.now(UTC)
         self.fleet.wait_until(self._all_is_settled, 0.2, END_SECONDS)
         # What the dead left open is closed by whoever leads.
         self.fleet.wait_until(self._nobody_owes, 0.2, END_SECONDS)
+
+    def _drain(self) -> None:
         self.fleet.drain()
 
     def _all_is_settled(self) -> bool:
