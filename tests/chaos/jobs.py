@@ -116,12 +116,12 @@ class Job:
         return {"run": f"tally:{function}", "kwargs": kwargs, **isolation}
 
 
-def draw_jobs(rng: random.Random, count: int) -> tuple[Job, ...]:
-    """Draw jobs: every kind and every overlap policy in turn, the rest by chance."""
+def draw_jobs(rng: random.Random, count: int, *, rare: bool = False) -> tuple[Job, ...]:
+    """Draw jobs: every kind and every overlap policy in turn, the rest by chance; `rare` ones, if there are many."""
     kinds = ("thread", "coroutine", "thread", "process", "coroutine", "thread", "command")
     overlaps = ("skip", "allow", "queue", "replace")
     return tuple(
-        _draw(rng, f"{kinds[number % 7]}-{number:03}", kinds[number % 7], overlaps[number % 4])
+        _draw(rng, f"{kinds[number % 7]}-{number:03}", kinds[number % 7], overlaps[number % 4], rare=rare)
         for number in range(count)
     )
 
@@ -132,8 +132,9 @@ def draw_edit(rng: random.Random, job: Job) -> Job:
     return replace(job, when=when, seconds=_draw_seconds(rng, when, job))
 
 
-def _draw(rng: random.Random, name: str, kind: str, overlap: str) -> Job:
-    job = Job(name, kind, _draw_schedule(rng, kind), 0.0, overlap)
+def _draw(rng: random.Random, name: str, kind: str, overlap: str, *, rare: bool) -> Job:
+    when = _draw_rare_schedule(rng, kind) if rare else _draw_schedule(rng, kind)
+    job = Job(name, kind, when, 0.0, overlap)
     fails = rng.random() < 0.25
     catch_up = rng.choice(("none", "latest", "all", "all"))
     grace = rng.choice((60, 60, 1, 3))
@@ -163,6 +164,17 @@ def _draw_schedule(rng: random.Random, kind: str) -> Every | AtSeconds:
         return AtSeconds(tuple(sorted(rng.sample(range(60), rng.randint(3, 8) if slow else rng.randint(6, 30)))))
     interval = rng.choice((4000, 5000, 7000) if slow else (500, 1000, 1500, 2000, 3000))
     return Every(interval, rng.choice((0, rng.randrange(interval))))
+
+
+def _draw_rare_schedule(rng: random.Random, kind: str) -> Every | AtSeconds:
+    """Once a minute or so; what costs a process, every few minutes."""
+    if kind in ("process", "command"):
+        interval = rng.choice((180_000, 240_000, 300_000, 600_000))
+    elif rng.random() < 0.3:
+        return AtSeconds((rng.randrange(60),))
+    else:
+        interval = rng.choice((30_000, 60_000, 90_000, 120_000))
+    return Every(interval, rng.randrange(interval))
 
 
 def _draw_seconds(rng: random.Random, when: Every | AtSeconds, job: Job) -> float:

@@ -74,6 +74,13 @@ class _Judge:
                 self.begun[line.fence].append(number)
             else:
                 self.ended[line.fence] += 1
+        self.lines_of: dict[str, list[tuple[int, Effect]]] = defaultdict(list)
+        for number, line in enumerate(self.records.effects, 1):
+            self.lines_of[line.job].append((number, line))
+        self.rows_of: dict[str, list[Run]] = defaultdict(list)
+        for run in self.records.runs:
+            if run.kind != "manual":
+                self.rows_of[run.job].append(run)
         self.lost = {one.id for one in self.records.attempts if one.state == "lost"}
         self.lost |= {one.id for one in self.records.attempts if (one.run_id, one.number) in self.records.told_lost}
         self.oldest = {run.job: run.id for run in reversed(self.records.runs)}
@@ -109,7 +116,7 @@ class _Judge:
         if span is None:
             self.wrong("undecided", f"{job.name}: the ledger does not know it")
             return
-        rows = [run for run in self.records.runs if run.job == job.name and run.kind != "manual"]
+        rows = self.rows_of[job.name]
         after, until = span.accountable_from, span.settled_until
         if self.diary.ended_at is not None:
             # Whatever was due then must have been settled, not only whatever the service calls settled.
@@ -265,9 +272,9 @@ class _Judge:
         if limit is None:
             return
         going: dict[int, tuple[int, Effect]] = {}
-        for number, line in enumerate(self.records.effects, 1):
+        for number, line in self.lines_of[job.name]:
             # Who was given up may go on unseen: that is not promised.
-            if line.job != job.name or line.fence in self.lost:
+            if line.fence in self.lost:
                 continue
             if line.what == "end":
                 going.pop(line.fence, None)
@@ -293,9 +300,9 @@ class _Judge:
         if job.overlap != "queue" or job.running_limit != 1 or job.starts_limit > 1:
             return
         last: tuple[int, Effect] | None = None
-        for number, line in enumerate(self.records.effects, 1):
+        for number, line in self.lines_of[job.name]:
             run = self.runs.get(line.run_id)
-            if line.job != job.name or line.what != "begin" or run is None or run.kind == "manual":
+            if line.what != "begin" or run is None or run.kind == "manual":
                 continue
             if last is not None and line.scheduled_at < last[1].scheduled_at and line.fence not in self.lost:
                 self.wrong("order", f"line {number}, {line}, began after line {last[0]}, {last[1]}")

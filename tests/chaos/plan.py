@@ -87,12 +87,7 @@ class Plan:
     sqlite: bool
     jobs: tuple[Job, ...]
     steps: tuple[Step, ...]
-
-    @property
-    def command(self) -> str:
-        """The command that does it again."""
-        sqlite = " --sqlite" if self.sqlite else ""
-        return f"python -m tests.chaos --seed {self.seed} --minutes {self.minutes:g} --replicas {self.replicas}{sqlite}"
+    command: str  # that does it again
 
 
 def plan(seed: int, minutes: float, replicas: int, *, sqlite: bool = False) -> Plan:
@@ -101,29 +96,45 @@ def plan(seed: int, minutes: float, replicas: int, *, sqlite: bool = False) -> P
     jobs = draw_jobs(rng, JOB_COUNT)
     seconds = 60 * minutes
     steps = [*_faults(rng, seconds, sqlite=sqlite), *_requests(rng, seconds, jobs)]
-    return Plan(seed, minutes, replicas, sqlite, jobs, tuple(sorted(steps, key=lambda step: step.at)))
+    command = f"python -m tests.chaos --seed {seed} --minutes {minutes:g} --replicas {replicas}"
+    command += " --sqlite" if sqlite else ""
+    ordered = tuple(sorted(steps, key=lambda step: step.at))
+    return Plan(seed, minutes, replicas, sqlite, jobs, ordered, command)
+
+
+def plan_soak(seed: int, minutes: float, replicas: int, job_count: int) -> Plan:
+    """Draw jobs that come due once in a while, and a fault a minute."""
+    rng = random.Random(seed)
+    jobs = draw_jobs(rng, job_count, rare=True)
+    steps = tuple(_draw_fault(rng, round(60.0 * minute - 30.0, 2)) for minute in range(1, int(minutes) + 1))
+    command = f"python -m tests.chaos.soak --seed {seed} --minutes {minutes:g} --replicas {replicas} --jobs {job_count}"
+    return Plan(seed, minutes, replicas, False, jobs, steps, command)
 
 
 def _faults(rng: random.Random, seconds: float, *, sqlite: bool) -> list[Step]:
-    names = [name for name, fault in FAULTS.items() if fault.on_sqlite or not sqlite]
-    weights = [FAULTS[name].weight for name in names]
     steps: list[Step] = []
     at = server_free_at = rng.uniform(0.5, 2.0)
     while at < seconds - LAST_FAULT_SECONDS:
-        name = rng.choices(names, weights)[0]
-        fault = FAULTS[name]
-        lasts = rng.uniform(*fault.seconds)
-        if fault.place == "server" and at < server_free_at:
-            continue  # one at a time: a frozen server cannot be restarted
-        if fault.place == "server":
-            server_free_at = at + lasts + 3.0
-        target = None
-        if fault.place in ("process", "line") or name == "sessions_terminated":
-            target = "leader" if rng.random() < 0.7 else "standby"
-        steps.append(Step(round(at, 2), name, target, round(lasts, 2)))
+        step = _draw_fault(rng, round(at, 2), sqlite=sqlite)
+        if FAULTS[step.what].place == "server":
+            if at < server_free_at:
+                continue  # one at a time: a frozen server cannot be restarted
+            server_free_at = at + step.seconds + 3.0
+        steps.append(step)
         # Every fourth comes upon another.
         at += rng.uniform(0.0, 0.7) if rng.random() < 0.25 else rng.uniform(0.5, 2 * FAULT_EVERY_SECONDS)
     return steps
+
+
+def _draw_fault(rng: random.Random, at: float, *, sqlite: bool = False) -> Step:
+    names = [name for name, fault in FAULTS.items() if fault.on_sqlite or not sqlite]
+    weights = [FAULTS[name].weight for name in names]
+    name = rng.choices(names, weights)[0]
+    fault = FAULTS[name]
+    target = None
+    if fault.place in ("process", "line") or name == "sessions_terminated":
+        target = "leader" if rng.random() < 0.7 else "standby"
+    return Step(at, name, target, round(rng.uniform(*fault.seconds), 2))
 
 
 def _requests(rng: random.Random, seconds: float, jobs: tuple[Job, ...]) -> list[Step]:
