@@ -27,7 +27,7 @@ LOST_AFTER_SECONDS = 5.0
 ELECTION = {**FAST_ELECTION, "lost_after": f"{LOST_AFTER_SECONDS:g}s"}
 KEEP_EVERYTHING = {"keep_runs": 1_000_000}
 WORKERS = {"threads": 64, "processes": 8}
-END_SECONDS = 120.0  # for whatever has to come to an end
+END_SECONDS = 300.0  # for whatever has to come about: slow machines shall not break a run
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,10 @@ class Driver:
     def run(self) -> Outcome:
         """Do everything, and judge it."""
         with self.fleet:
+            self._tell("the replicas start")
+            self._start()  # with nobody at work there is nothing to judge
             try:
                 for what, phase in (
-                    ("the replicas start", self._start),
                     ("the storm begins", self._take_the_steps),
                     ("the storm is over; what is owed is settled", self._settle),
                     ("the replicas drain", self._drain),
@@ -89,8 +90,13 @@ class Driver:
     def _start(self) -> None:
         for _ in range(self.plan.replicas):
             self.faults.launch()
-        self.fleet.wait_until(lambda: all(self.faults.instance(one) for one in self.fleet.replicas))
-        self.fleet.wait_until(lambda: self.books.rows("select count(*) from {p}job_state")[0][0] == len(self.plan.jobs))
+        self.fleet.wait_until(lambda: all(map(self.faults.instance, self.fleet.replicas)), limit_seconds=END_SECONDS)
+        self.fleet.leader()
+        self.fleet.wait_until(self._all_jobs_are_known, limit_seconds=END_SECONDS)
+
+    def _all_jobs_are_known(self) -> bool:
+        ((count,),) = self.books.rows("select count(*) from {p}job_state")
+        return bool(count == len(self.plan.jobs))
 
     def _take_the_steps(self) -> None:
         began = time.monotonic()
