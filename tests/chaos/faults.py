@@ -7,7 +7,6 @@ server back.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -179,14 +178,8 @@ class Faults:
         victim = self._victim(step)
         if victim is None:
             return False
-        line = self._lines[victim.number]
         self._note(step, victim)
-
-        def drop() -> None:
-            with contextlib.suppress(AssertionError):  # it has died, perhaps
-                line.drop_replies(DROPPED_REPLIES, step.seconds)
-
-        threading.Thread(target=drop, name="drop", daemon=True).start()
+        self._lines[victim.number].drop_replies(DROPPED_REPLIES)
         return True
 
     # --- the server

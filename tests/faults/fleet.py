@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,20 +157,23 @@ class Fleet:
         """Return the configuration with these jobs."""
         return json.dumps({**self._config, "jobs": dict(jobs)}, indent=1)  # JSON is YAML
 
-    def start(self, count: int = 1, environment: Mapping[str, str] | None = None) -> list[Replica]:
-        """Start replicas; return them when each has found its place."""
-        started = [self.launch(environment) for _ in range(count)]
+    def start(
+        self, count: int = 1, environment: Mapping[str, str] | None = None, within: Sequence[str] = ()
+    ) -> list[Replica]:
+        """Start replicas as `launch` does; return them when each has found its place."""
+        started = [self.launch(environment, within) for _ in range(count)]
         for replica in started:
             self._wait(lambda replica=replica: self._has_found_its_place(replica), f"a role for {replica.number}")
         return started
 
-    def launch(self, environment: Mapping[str, str] | None = None) -> Replica:
+    def launch(self, environment: Mapping[str, str] | None = None, within: Sequence[str] = ()) -> Replica:
         """Start a replica and wait for nothing.
 
-        The configuration may refer to `${REPLICA}`: replica-1, replica-2, …
+        The configuration may refer to `${REPLICA}`: replica-1, replica-2, …  What stands `within` comes before the
+        command and becomes it, as `nice` does.
         """
         number = len(self.replicas) + 1
-        command = (*COMMAND, str(self.config_path))
+        command = (*within, *COMMAND, str(self.config_path))
         replica = Replica(self, number, command, {"REPLICA": f"replica-{number}", **(environment or {})})
         self.replicas.append(replica)
         return replica
