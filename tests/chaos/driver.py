@@ -141,6 +141,8 @@ class Driver:
         self.fleet.wait_until(self._nobody_owes, 0.2, END_SECONDS)
 
     def _drain(self) -> None:
+        # SIGTERM just ends who has not come so far as to listen to it.
+        self.fleet.wait_until(lambda: all(map(self.faults.instance, self.faults.living())), limit_seconds=END_SECONDS)
         self.fleet.drain()
 
     def _all_is_settled(self) -> bool:
