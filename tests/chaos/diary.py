@@ -58,7 +58,7 @@ class Diary:
     killed: dict[str, tuple[datetime, float]] = field(default_factory=dict)  # instance → when; boot-clock seconds
     unheard: set[str] = field(default_factory=set)  # instances that were kept from signing in for a while
     ended_at: datetime | None = None  # up to here everything must be decided
-    pruned: bool = False  # history was let go: what is left is the newest of each job
+    pruned_before: datetime | None = None  # what was decided before may have been let go
     troubles: list[str] = field(default_factory=list)  # what stopped the run itself
 
     def versions(self, job: str) -> list[Edit]:

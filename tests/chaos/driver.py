@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 from tests.chaos.agenda import Agenda
 from tests.chaos.diary import Diary
@@ -48,13 +47,15 @@ class Driver:
         folder: Path,
         server: PostgresServer | None,
         *,
-        history: Mapping[str, Any] = KEEP_EVERYTHING,
+        keep_for: timedelta | None = None,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.plan = plan
         self._tell = tell
         self.tally = folder / "tally"
-        self.diary = Diary(plan.jobs, pruned=history is not KEEP_EVERYTHING)
+        self.diary = Diary(plan.jobs)
+        self._keep_for = keep_for
+        history = KEEP_EVERYTHING if keep_for is None else {"keep_for": f"{keep_for // timedelta(seconds=1)}s"}
         url = server.url if server else f"sqlite:///{folder / 'scheduler.db'}"
         self.books = Books(url)
         jobs = {job.name: job.config(self.tally) for job in plan.jobs}
@@ -144,6 +145,8 @@ class Driver:
         # SIGTERM just ends who has not come so far as to listen to it.
         self.fleet.wait_until(lambda: all(map(self.faults.instance, self.faults.living())), limit_seconds=END_SECONDS)
         self.fleet.drain()
+        if self._keep_for is not None:
+            self.diary.pruned_before = datetime.now(UTC) - self._keep_for
 
     def _all_is_settled(self) -> bool:
         ended_at = self.diary.ended_at

@@ -47,8 +47,7 @@ class Verdict:
 def judge(records: Records, diary: Diary, *, lost_after_seconds: float) -> Verdict:
     """Compare what happened with what is allowed.
 
-    History may have been pruned: a job answers for what came after its oldest row that is left, if runs were
-    pruned (then the oldest rows are gone for each job alike).
+    Where history was pruned, a job answers for what came after its oldest row, and for what is too new to be pruned.
     """
     return _Judge(records, diary, lost_after_seconds).verdict()
 
@@ -121,8 +120,10 @@ class _Judge:
         if self.diary.ended_at is not None:
             # Whatever was due then must have been settled, not only whatever the service calls settled.
             until = max(until, self.diary.ended_at)
-        if self.diary.pruned and rows:
-            after = max(after, min(run.scheduled_at for run in rows) - MICROSECOND)
+        if self.diary.pruned_before is not None:
+            # The oldest go first, so what is missing between two rows was never there.
+            oldest = min((run.scheduled_at - MICROSECOND for run in rows), default=self.diary.pruned_before)
+            after = max(after, min(oldest, self.diary.pruned_before))
         required, possible = self.expected(job.name, after, until)
         decided: dict[datetime, list[Run]] = defaultdict(list)
         for run in rows:
@@ -289,7 +290,12 @@ class _Judge:
                 going[line.fence] = (number, line)
 
     def is_pruned(self, line: Effect) -> bool:
-        return self.diary.pruned and line.run_id < self.oldest.get(line.job, 0)
+        before = self.diary.pruned_before
+        return (
+            before is not None
+            and line.scheduled_at < before
+            and line.run_id < self.oldest.get(line.job, line.run_id + 1)
+        )
 
     def is_cut_short(self, fence: int) -> bool:
         attempt = self.attempts.get(fence)
@@ -328,7 +334,7 @@ class _Judge:
                 self.wrong("terms", f"{self.where(attempt)} started in term {attempt.term}, after term {newest}")
             newest = max(newest, attempt.term)
         known = {one.term for one in self.records.terms}
-        if self.records.terms and not self.diary.pruned:
+        if self.records.terms and self.diary.pruned_before is None:
             self.found += [
                 Violation("terms", f"term {term} of {holders[term]} is not in leader_term")
                 for term in sorted(holders.keys() - known)
@@ -350,7 +356,7 @@ class _Judge:
     def check_requests(self) -> None:
         by_key = {run.request_key: run for run in self.records.runs if run.request_key is not None}
         for key, run_id in self.diary.triggered.items():
-            if (key not in by_key and not self.diary.pruned) or (key in by_key and by_key[key].id != run_id):
+            if (key not in by_key and self.diary.pruned_before is None) or (key in by_key and by_key[key].id != run_id):
                 self.wrong("request", f"{key} was answered with run {run_id}, and the ledger has {by_key.get(key)}")
         for run in self.records.runs:
             if run.kind == "manual" and run.request_key not in self.diary.triggered:

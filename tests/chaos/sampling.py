@@ -6,14 +6,14 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import psutil
 import psycopg
 
 from tests.faults.evidence import Books
-from tests.faults.fleet import Fleet
+from tests.faults.fleet import Fleet, Replica
 
 EVERY_SECONDS = 10.0
 TABLES = ("run", "run_attempt", "run_output", "job_state", "leader_lease", "replica")
@@ -37,9 +37,16 @@ class Samples:
 class Sampler:
     """Looks on a thread of its own, which may have to wait for the database."""
 
-    def __init__(self, fleet: Fleet, books: Books, every_seconds: float = EVERY_SECONDS) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        books: Books,
+        instance: Callable[[Replica], str | None],
+        every_seconds: float = EVERY_SECONDS,
+    ) -> None:
         self._fleet = fleet
         self._books = books
+        self._instance = instance  # None for who is not at work yet
         self._every_seconds = every_seconds
         self._began = time.monotonic()
         self._stopped = threading.Event()
@@ -59,7 +66,7 @@ class Sampler:
     def look(self) -> None:
         """Take one sample of everything that answers."""
         for replica in self._fleet.replicas:
-            if replica.alive:
+            if replica.alive and self._instance(replica) is not None:
                 with contextlib.suppress(psutil.Error):
                     for name, value in _process(replica.pid).items():
                         self.samples.processes[name][f"replica {replica.number}"].append((self._now(), value))

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tests.chaos.plan import plan_soak
 from tests.chaos.sampling import Point, Sampler, Samples
 from tests.servers import PostgresServer
 
-HISTORY = {"keep_for": "3m", "keep_runs": 20}
+KEEP_FOR = timedelta(minutes=3)
 # So that it acts within minutes, as it does within days on tables that grow slower.
 AUTOVACUUM = {
     "autovacuum": "on",
@@ -61,10 +62,10 @@ def main() -> int:
             drawn,
             folder,
             server,
-            history=HISTORY,
+            keep_for=KEEP_FOR,
             tell=lambda what: print(f"{time.monotonic() - began:7.1f} s  {what}", file=sys.stderr, flush=True),
         )
-        sampler = Sampler(driver.fleet, driver.books)
+        sampler = Sampler(driver.fleet, driver.books, driver.faults.instance)
         with sampler.looking():
             outcome = driver.run()
     found = report.document(drawn, outcome.diary, outcome.records, outcome.verdict)

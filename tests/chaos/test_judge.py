@@ -325,10 +325,14 @@ def test_what_was_pruned_is_asked_of_nobody() -> None:
     records, diary = sound()
     pruned = replace(records, runs=records.runs[2:], attempts=records.attempts[2:])
     assert rules(pruned, diary) >= {"undecided", "effects"}
-    diary.pruned = True
+    diary.pruned_before = at(2.5)
     assert rules(pruned, diary) == set()
     assert rules(doubled_line(replace(pruned, effects=records.effects)), diary) == {"started twice"}
     assert rules(missing_from_the_rest(pruned), diary) == {"undecided", "effects"}
+    nothing = replace(records, runs=[], attempts=[])
+    assert "undecided" in rules(nothing, diary), "the third came later than what may be pruned"
+    diary.pruned_before = at(6.5)
+    assert rules(nothing, diary) == set()
 
 
 def missing_from_the_rest(records: Records) -> Records:
