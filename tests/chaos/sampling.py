@@ -68,7 +68,7 @@ class Sampler:
         for replica in self._fleet.replicas:
             if replica.alive and self._instance(replica) is not None:
                 with contextlib.suppress(psutil.Error):
-                    for name, value in _process(replica.pid).items():
+                    for name, value in process_figures(replica.pid).items():
                         self.samples.processes[name][f"replica {replica.number}"].append((self._now(), value))
         with contextlib.suppress(psycopg.Error):
             for name, table, value in self._tables():
@@ -95,7 +95,8 @@ class Sampler:
         yield "connections", "all replicas", count
 
 
-def _process(pid: int) -> Mapping[str, float]:
+def process_figures(pid: int) -> Mapping[str, float]:
+    """Return what a process takes up."""
     process = psutil.Process(pid)
     with process.oneshot():
         sockets = process.net_connections("tcp")
