@@ -47,6 +47,7 @@ class Asking:
         self._database = Database(books.url)
         self._requests = Requests(self._database, LOCK_ID)
         self._jobs = {job.name: job for job in plan.jobs}
+        self._at = datetime.now(UTC)
         self._acts: dict[str, Callable[[Step], None]] = {
             "trigger": self._trigger,
             "pause": self._pause,
@@ -61,6 +62,7 @@ class Asking:
 
     def do(self, step: Step) -> None:
         """Take a step."""
+        self._at = datetime.now(UTC)  # from before it is sent: the next leader may be there before the answer
         self._acts[step.what](step)
 
     def close(self) -> None:
@@ -210,7 +212,7 @@ class Asking:
         if victim is None:
             self._diary.left_out[step.what] += 1
         else:
-            self._diary.deeds.append(Deed(step.what, datetime.now(UTC)))
+            self._diary.deeds.append(Deed(step.what, self._at))
 
 
 def canonical(job: Job) -> str:

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import psutil
 import psycopg
@@ -30,6 +31,7 @@ Point = tuple[float, float]  # seconds from the beginning, value
 class Samples:
     """Series of points: of each process, which begins anew with it, and of the database."""
 
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     processes: dict[str, dict[str, list[Point]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     database: dict[str, dict[str, list[Point]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
@@ -68,7 +70,10 @@ class Sampler:
         for replica in self._fleet.replicas:
             if replica.alive and self._instance(replica) is not None:
                 with contextlib.suppress(psutil.Error):
-                    for name, value in process_figures(replica.pid).items():
+                    figures = process_figures(replica.pid)
+                    if not figures["memory, MiB"]:
+                        continue  # it is dying, and has given its memory back already
+                    for name, value in figures.items():
                         self.samples.processes[name][f"replica {replica.number}"].append((self._now(), value))
         with contextlib.suppress(psycopg.Error):
             for name, table, value in self._tables():

@@ -4,8 +4,8 @@
 
 Every ten seconds: memory, threads, file descriptors and database connections of each replica, sizes and dead rows
 of each table.  History is kept for three minutes, so that pruning and autovacuum have work all the time.
-Printed is the median of the first quarter beside that of the last: of the hour for the database, of its own life
-for a replica, since faults replace them.  Promises are judged as in `tests.chaos`; exit code 1 if one was broken.
+Printed is the median of the first quarter beside that of the last: for a replica, of its own life, since faults replace
+them; for the database, of what follows the first fifteen minutes, in which history fills.  Promises are judged as in `tests.chaos`; exit code 1 if one was broken.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ AUTOVACUUM = {
     "autovacuum_vacuum_insert_threshold": "1000",
 }
 LEAST_SECONDS = 300.0  # a process that lived shorter has no quarters to compare
+FULL_SECONDS = 900.0  # then history holds as much as is kept; what is shorter is compared from its beginning
 PLOTTED_PROCESSES = ("memory, MiB", "threads", "file descriptors", "connections")
 PLOTTED_TABLES = ("table, KiB", "indexes, KiB", "live rows", "dead rows")
 
@@ -101,7 +102,8 @@ def quarters(samples: Samples) -> list[dict[str, Any]]:
             )
     for name, series in samples.database.items():
         for label, line in series.items():
-            pair = _quarters(line)
+            full = [point for point in line if point[0] >= FULL_SECONDS]
+            pair = _quarters(full) or _quarters(line)
             if pair is not None:
                 rows.append(
                     {"series": f"{label}: {name}", "first": pair[0], "last": pair[1], "most_grown": pair[1] - pair[0]}
@@ -110,7 +112,7 @@ def quarters(samples: Samples) -> list[dict[str, Any]]:
 
 
 def _quarters(line: Sequence[Point]) -> tuple[float, float] | None:
-    if line[-1][0] - line[0][0] < LEAST_SECONDS:
+    if not line or line[-1][0] - line[0][0] < LEAST_SECONDS:
         return None
     count = max(1, len(line) // 4)
     first, last = (statistics.median(value for _, value in part) for part in (line[:count], line[-count:]))
@@ -130,9 +132,7 @@ def picture(title: str, samples: Samples, diary: Diary) -> str:
     """Draw what replicas and tables took up."""
     panels: list[Panel] = [(f"{name}, each replica", samples.processes[name]) for name in PLOTTED_PROCESSES]
     panels += [(name, samples.database[name]) for name in PLOTTED_TABLES]
-    start = min((deed.at for deed in diary.deeds), default=None)
-    faults = [] if start is None else [(deed.at - start).total_seconds() + 30.0 for deed in diary.deeds]
-    return draw(title, panels, faults)
+    return draw(title, panels, [(deed.at - samples.began_at).total_seconds() for deed in diary.deeds])
 
 
 if __name__ == "__main__":

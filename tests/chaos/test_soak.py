@@ -42,6 +42,17 @@ def test_quarters_compare_the_beginning_of_a_series_with_its_end() -> None:
     assert "| run: dead rows | 7.0 | 7.0 | +0.0 |" in text([memory, dead])
 
 
+def test_tables_are_compared_when_history_is_full() -> None:
+    samples = Samples()
+    filling = [(10.0 * number, min(90.0, float(number))) for number in range(360)]
+    samples.database["live rows"]["run"] = filling
+    (rows,) = quarters(samples)
+    assert (rows["first"], rows["last"]) == (90.0, 90.0)
+    samples.database["live rows"]["run"] = filling[:80]
+    (rows,) = quarters(samples)
+    assert rows["first"] < rows["last"], "too short to become full: told as it is"
+
+
 def test_a_picture_has_a_line_for_each_series_and_keeps_the_peak_of_a_long_one() -> None:
     line = [(float(number), 1.0) for number in range(1000)]
     line[777] = (777.0, 100.0)
