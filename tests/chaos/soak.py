@@ -4,8 +4,10 @@
 
 Every ten seconds: memory, threads, file descriptors and database connections of each replica, sizes and dead rows
 of each table.  History is kept for three minutes, so that pruning and autovacuum have work all the time.
-Printed is the median of the first quarter beside that of the last: for a replica, of its own life, since faults replace
-them; for the database, of what follows the first fifteen minutes, in which history fills.  Promises are judged as in `tests.chaos`; exit code 1 if one was broken.
+
+Printed is the median of the first quarter beside that of the last: for a replica, of its own life, since faults
+replace them; for the database, of what follows the first fifteen minutes, in which history fills.  Promises are
+judged as in `tests.chaos`; exit code 1 if one was broken.
 """
 
 from __future__ import annotations
