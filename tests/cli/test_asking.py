@@ -13,7 +13,8 @@ import pytest
 from scheduler_service.cli import requesting
 from scheduler_service.cli.asking import asker, job_arguments
 from scheduler_service.cli.output import Mistake
-from tests.cli.conftest import Command, Story
+from tests.cli.conftest import Command
+from tests.story import Story
 
 
 @pytest.mark.parametrize(
