@@ -89,7 +89,8 @@ class PostgresServer:
     def start(self) -> PostgresServer:
         """Start it, and make the cluster the first time; returns when it answers."""
         if not (self.data / "PG_VERSION").exists():
-            self._make_cluster()
+            self._make_folder()
+            self._fill()
         self._control("start", "-l", self.log_path, "-o", f"-p {self.port}")
         return self
 
@@ -172,10 +173,13 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _make_cluster(self) -> None:
+    def _make_folder(self) -> None:
         if os.geteuid() == 0:
             self.folder.chmod(0o755)
             os.chown(self.folder, *_unprivileged())
+
+    def _fill(self) -> None:
+        """Make the cluster."""
         self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())

@@ -78,6 +78,11 @@ class World:
 
     def finish(self) -> Account:
         """Let everything come to an end; return what became of all ticks."""
+        self.come_to_an_end()
+        return compare(self.books, self.tally, self.fleet, self.frozen_pids)
+
+    def come_to_an_end(self) -> None:
+        """Wait until what was due has run or is given up, and everybody has drained."""
         now = self.books.now()
         self.settled_past_now()
         self.fleet.wait_until(lambda: not self.books.waits_since_before(now))
@@ -85,7 +90,6 @@ class World:
         # What the dead left open is closed by whoever leads.
         self.fleet.wait_until(lambda: self.books.open_holders() <= living)
         self.fleet.drain()
-        return compare(self.books, self.tally, self.fleet, self.frozen_pids)
 
     def assert_all_is_well(self) -> None:
         """Fail unless ledger and side effects equal the schedule."""
