@@ -23,7 +23,17 @@ from scheduler_service.ledger import (
     StartsLimits,
 )
 from scheduler_service.ledger.reading import PEERS, SIGN_IN, STATE_COLUMNS, LedgerReads, asker
-from scheduler_service.ledger.statements import ADOPT, FINISH, MARK_LOST, PRUNE, SETTLE, SIGN_OUT, START, UNSTART
+from scheduler_service.ledger.statements import (
+    ADOPT,
+    CLAIMED,
+    FINISH,
+    MARK_LOST,
+    PRUNE,
+    SETTLE,
+    SIGN_OUT,
+    START,
+    UNSTART,
+)
 from scheduler_service.model import Attempt, JobSpec, Lease, Reason, Run
 
 _TEXTS, _TIMES, _BOOLS, _IDS = ARRAY(Text), ARRAY(DateTime(timezone=True)), ARRAY(Boolean), ARRAY(BigInteger)
@@ -137,8 +147,10 @@ class PostgresLedger(LedgerReads):
                 **dict.fromkeys(("exit_codes", "numbers"), _INTS),
                 **dict.fromkeys(("seconds", "retries"), _FLOATS),
                 **dict.fromkeys(("returned", "truncated"), _BOOLS),
+                "began": _TIMES,
             },
             attempts=[one.attempt.id for one in batch],
+            began=[one.attempt.started_at for one in batch],
             runs=[one.attempt.run_id for one in batch],
             numbers=[one.attempt.attempt for one in batch],
             states=[str(one.outcome.state) for one in batch],
