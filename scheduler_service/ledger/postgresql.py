@@ -131,6 +131,10 @@ class PostgresLedger(LedgerReads):
         begun = [(row[1], row[2], row[3], lease.term, lease.leader_id, row[4]) for row in rows if row[1] is not None]
         return self._attempts(begun, [run for run, _ in runs], sent)
 
+    def claimed(self, claim_id: str, runs: Sequence[Run], sent: float) -> list[Attempt]:
+        """Return the open attempts that carry `claim_id`."""
+        return self._attempts(self._all(CLAIMED, {}, claim=claim_id), runs, sent)
+
     def unstart(self, instance_id: str, attempt_ids: Sequence[int]) -> int:
         """Delete attempts that certainly never began; their runs wait again."""
         return len(self._all(UNSTART, {"attempts": _IDS}, attempts=list(attempt_ids), me=instance_id))

@@ -126,6 +126,13 @@ select (select count(*) from fence), b.id, b.run_id, b.attempt, b.started_at
   from (select 1) one left join begun b on true order by b.id"""
 )
 
+# Written, not read: where commits wait for a standby, a start that waited in vain is seen and yet may be forgotten with
+# this server.  What is written after it cannot be committed without it.
+CLAIMED = """with mine as (
+  update {p}run_attempt set claim_id = claim_id where claim_id = :claim and state = 'running'
+  returning id, run_id, attempt, term, instance_id, started_at)
+select * from mine order by id"""
+
 # A database that has forgotten a start (a promoted standby) gives its number again; the moment tells them apart.
 FINISH = """with f as (
   select t.* from unnest(:attempts, :began, :runs, :numbers, :states, :errors, :exit_codes, :results, :seconds,
