@@ -93,15 +93,19 @@ class Relay:
         for link in self._links:
             link.end(abruptly=True)
 
-    def drop_replies(self, count: int, limit_seconds: float) -> None:
-        """Swallow the next answers of the server, each with its connection; return when `count` were swallowed.
+    def drop_replies(self, count: int) -> None:
+        """Swallow the next `count` answers of the server, each with its connection.
 
         The server has executed, and in autocommit committed, what it answers.
         """
         with self._dropped:
             self._drops_left = count
+
+    def await_drops(self, limit_seconds: float) -> None:
+        """Return when as many answers as asked for were swallowed."""
+        with self._dropped:
             if not self._dropped.wait_for(lambda: self._drops_left == 0, limit_seconds):
-                raise AssertionError(f"{self._drops_left} of {count} answers did not come within {limit_seconds:g} s")
+                raise AssertionError(f"{self._drops_left} answers more did not come within {limit_seconds:g} s")
 
     def close(self) -> None:
         """End everything."""

@@ -52,7 +52,8 @@ def slow_down(world: World) -> None:
 def drop_replies(world: World) -> None:
     """Ten statements of the leader's are committed, and instead of the answer it gets the end of its connection."""
     line = world.lines[world.leader_in_a_run().number]
-    line.drop_replies(10, LIMIT_SECONDS)
+    line.drop_replies(10)
+    line.await_drops(LIMIT_SECONDS)
     world.settled_past_now()
 
 
