@@ -44,6 +44,7 @@ auth_type = trust
 auth_file = {users}
 pool_mode = transaction
 default_pool_size = 20
+server_login_retry = 1
 """
         )
         self._folder.chmod(0o755)  # PgBouncer refuses to run as root, too

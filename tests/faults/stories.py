@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.faults.evidence import Account, Books, compare, going_on, longest_pause, tally_jobs
-from tests.faults.fleet import FAST_ELECTION, Fleet, Replica
+from tests.faults.fleet import FAST_ELECTION, LIMIT_SECONDS, Fleet, Replica
 from tests.relay import Relay
 from tests.servers import PostgresServer
 
@@ -85,7 +85,8 @@ class World:
         """Wait until what was due has run or is given up, and everybody has drained."""
         now = self.books.now()
         self.settled_past_now()
-        self.fleet.wait_until(lambda: not self.books.waits_since_before(now))
+        # Exclusive jobs run what they owe one after another: minutes, where the machine is busy.
+        self.fleet.wait_until(lambda: not self.books.waits_since_before(now), limit_seconds=5 * LIMIT_SECONDS)
         living = {replica.instance for replica in self.fleet.replicas if replica.alive}
         # What the dead left open is closed by whoever leads.
         self.fleet.wait_until(lambda: self.books.open_holders() <= living)
