@@ -23,6 +23,7 @@ _ASKED_FOR = {"long": "they take minutes"}  # markers of tests that run only whe
 # markers of tests that need programs: what to install, and the programs, of which one of each line must be there
 _NEEDED = {
     "promtool": ("apt-get install prometheus", (("promtool",),)),
+    "pgbouncer": ("apt-get install pgbouncer", (("pgbouncer",),)),
     "browser": ("apt-get install chromium chromium-driver", (("chromium", "google-chrome"), ("chromedriver",))),
 }
 

@@ -277,6 +277,16 @@ def test_finish_sent_again_changes_nothing(world: World) -> None:
     assert world.row(run, id=attempt.run_id).state == "succeeded"
 
 
+def test_a_forgotten_attempt_ends_nothing_of_another_that_was_given_its_number(world: World) -> None:
+    attempt = world.started()
+    forgotten = replace(attempt, started_at=attempt.started_at - timedelta(seconds=1))
+    world.ledger.finish([Finished(forgotten, outcome(State.FAILED, error="boom", output="words"))])
+    assert world.row(run_attempt, id=attempt.id).state == "running"
+    row = world.row(run, id=attempt.run_id)
+    assert (row.state, row.slot_held) == ("running", True)
+    assert world.execute(select(run_output)) == []
+
+
 def test_a_deposed_replica_finishes_its_runs(world: World) -> None:
     attempt = world.started()
     world.elect(OTHER, 2)
