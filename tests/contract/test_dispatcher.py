@@ -386,6 +386,23 @@ def test_nothing_is_sent_while_the_lease_is_suspect(world: World) -> None:
     assert world.runs() == []
 
 
+@pytest.mark.parametrize(
+    ("last", "never"),
+    [("survey", "settle"), ("settle", "poll"), ("poll", "start")],
+)
+def test_a_lease_that_turns_suspect_between_two_statements_stops_the_next(world: World, last: str, never: str) -> None:
+    world.adopt(job(), back=HOUR)
+
+    def suspect() -> None:
+        world.leadership.lease = None
+
+    world.cut.before[last] = suspect
+    world.cut.before[never] = lambda: pytest.fail(f"{never} was sent without a trusted lease")
+    world.dispatcher.step()
+    assert world.leadership.lease is None, f"{last} was never sent"
+    assert world.pool.taken == {}
+
+
 def test_jobs_that_overlap_run_side_by_side(world: World) -> None:
     spec = job(every=timedelta(seconds=10), catch_up=CatchUp.ALL, overlap=Overlap.ALLOW)
     world.adopt(spec, back=timedelta(seconds=59))

@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database
 from scheduler_service.ledger import Finished, Replica, open_ledger
 from scheduler_service.model import Lease, Overlap, Reason, State
-from scheduler_service.tables import job_state, leader_lease, replica, run, run_attempt, run_output
+from scheduler_service.tables import job_state, leader_lease, leader_term, replica, run, run_attempt, run_output
 from tests.contract.ledger_world import LOCK, ME, MINUTE, OTHER, World, outcome, specs
 
 
@@ -94,6 +94,14 @@ def test_settling_never_goes_past_the_databases_time(world: World) -> None:
     state = world.adopt("a")["a"]
     early = world.settlement(state, until=world.now() + MINUTE)
     assert world.ledger.settle(world.lease, [early]) == frozenset()
+
+
+def test_what_is_settled_stays_so(world: World) -> None:
+    state = world.adopt("a")["a"]
+    back = world.settlement(state, State.WAITING, until=state.settled_until - MINUTE)
+    assert world.ledger.settle(world.lease, [back]) == frozenset()
+    assert world.ledger.job_states(["a"]) == (state,)
+    assert world.execute(select(run)) == []
 
 
 def test_a_pause_committed_between_computing_and_settling_is_seen(world: World) -> None:
@@ -186,10 +194,23 @@ def test_a_deposed_leader_settles_and_starts_nothing(world: World) -> None:
 
 
 def test_the_oldest_due_starts_first(world: World) -> None:
-    world.waiting_runs("a", 3, overlap=Overlap.ALLOW)
-    assert [one.scheduled_at for one in world.ledger.poll(2).runs] == sorted(
-        row.scheduled_at for row in world.execute(select(run))
-    )[:2]
+    first, *others = world.waiting_runs("a", 3, overlap=Overlap.ALLOW)
+    assert [one.scheduled_at for one in (first, *others)] == sorted(one.scheduled_at for one in (first, *others))
+    assert world.ledger.poll(2).runs == (first, others[0])
+    # Jitter, a retry: what was decided first is not always due first.
+    world.execute(update(run).where(run.c.id == first.id).values(due_at=world.now() - timedelta(seconds=1)))
+    assert [one.id for one in world.ledger.poll(2).runs] == [one.id for one in others]
+
+
+def test_the_oldest_tick_of_a_job_starts_first(world: World) -> None:
+    older, newer = world.waiting_runs("a", 2, overlap=Overlap.QUEUE, max_running=2)
+    world.execute(update(run).where(run.c.id == older.id).values(scheduled_at=newer.scheduled_at + MINUTE))
+    world.execute(update(job_state).values(max_running=1))
+    assert [one.id for one in world.ledger.poll(10).runs] == [newer.id]
+    begun = world.ledger.start(world.lease, "claim", [(older, 1), (newer, 1)], 0.0)
+    assert begun is not None
+    if world.database.dialect == "postgresql":  # which reads what is oldest; SQLite's is told by who asks
+        assert [one.run_id for one in begun] == [newer.id]
 
 
 def test_an_exclusive_job_offers_one_run_at_a_time(world: World) -> None:
@@ -209,12 +230,13 @@ def test_two_runs_of_an_exclusive_job_never_start_together(world: World) -> None
     assert [one.run_id for one in begun] == [runs[0].id]
 
 
-def test_a_run_that_is_started_twice_starts_once(world: World) -> None:
+@pytest.mark.parametrize("limit", [1, None], ids=["alone", "beside others"])
+def test_a_run_that_is_started_twice_starts_once(world: World, limit: int | None) -> None:
     (waiting,) = world.waiting_runs("a")
-    first = world.ledger.start(world.lease, "one", [(waiting, 1)], 0.0)
+    first = world.ledger.start(world.lease, "one", [(waiting, limit)], 0.0)
     assert first is not None
     assert len(first) == 1
-    assert world.ledger.start(world.lease, "two", [(waiting, 1)], 0.0) == []
+    assert world.ledger.start(world.lease, "two", [(waiting, limit)], 0.0) == []
 
 
 def test_what_a_start_did_whose_reply_was_lost_is_found_by_its_claim(world: World) -> None:
@@ -411,6 +433,26 @@ def test_pruning_takes_no_more_than_it_may(world: World) -> None:
     state = world.adopt("b")["b"]
     world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 9)])
     assert world.ledger.prune(world.lease, timedelta(days=1), 1, 3) == 3
+
+
+def test_pruning_leaves_what_is_not_settled(world: World) -> None:
+    """A row above `settled_until` is the only proof that its tick was decided."""
+    state = world.adopt("b")["b"]
+    world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 4)])
+    settled = state.settled_until + timedelta(seconds=2)
+    world.execute(update(job_state).values(settled_until=settled))
+    assert world.ledger.prune(world.lease, timedelta(0), 0, 100) == 2
+    assert [row.scheduled_at > settled for row in world.execute(select(run.c.scheduled_at))] == [True, True]
+
+
+def test_pruning_leaves_the_term_that_leads(world: World) -> None:
+    """From it the next term is counted, should the lease's row be gone."""
+    world.lease = world.elect(ME, 2)
+    old = world.now() - timedelta(days=2)
+    for term in (1, 2):
+        world.execute(insert(leader_term).values(lock_id=LOCK, term=term, leader_id=ME, acquired_at=old))
+    assert world.ledger.prune(world.lease, timedelta(days=1), 1000, 100) == 0
+    assert [row.term for row in world.execute(select(leader_term.c.term))] == [2]
 
 
 def test_elections_do_not_see_each_other(world: World) -> None:
