@@ -193,6 +193,34 @@ def test_a_deposed_leader_settles_and_starts_nothing(world: World) -> None:
     assert world.row(run, id=waiting.id).state == "waiting"
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda world, lease: world.ledger.adopt(lease, specs("b")),
+        lambda world, lease: world.ledger.mark_lost(lease, ME, None, {}),
+        lambda world, lease: world.ledger.prune(lease, timedelta(0), 0, 100),
+    ],
+    ids=["adopt", "mark_lost", "prune"],
+)
+def test_a_deposed_leader_adopts_loses_and_prunes_nothing(
+    world: World, write: Callable[[World, Lease], object]
+) -> None:
+    world.started("a")
+    state = world.adopt("b")["b"]
+    assert world.ledger.settle(world.lease, [world.settlement(state, State.MISSED)]) == {"b"}
+    (state,) = world.ledger.job_states(["b"])
+    waiting = world.settlement(state, State.WAITING, until=world.now())
+    assert world.ledger.settle(world.lease, [waiting]) == {"b"}
+    stale = world.lease
+    world.elect(OTHER, 2)
+    tables = (job_state, run, run_attempt)
+    before = [world.execute(select(table).order_by(*table.primary_key)) for table in tables]
+    assert write(world, stale) is None
+    assert [world.execute(select(table).order_by(*table.primary_key)) for table in tables] == before
+    assert write(world, Lease(LOCK, OTHER, 2, stale.acquired_at, float("inf"))) is not None
+    assert [world.execute(select(table).order_by(*table.primary_key)) for table in tables] != before
+
+
 def test_the_oldest_due_starts_first(world: World) -> None:
     first, *others = world.waiting_runs("a", 3, overlap=Overlap.ALLOW)
     assert [one.scheduled_at for one in (first, *others)] == sorted(one.scheduled_at for one in (first, *others))

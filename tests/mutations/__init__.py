@@ -9,12 +9,15 @@ must fail there.  Where a mutation's text has changed, the list has to follow: t
 
 from __future__ import annotations
 
-from tests.mutations import asking, deciding, election, running
+from tests.mutations import asking, election, ending, fencing, settling, starting, ticks
 from tests.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
     *election.MUTATIONS,
-    *deciding.MUTATIONS,
-    *running.MUTATIONS,
+    *fencing.MUTATIONS,
+    *settling.MUTATIONS,
+    *ticks.MUTATIONS,
+    *starting.MUTATIONS,
+    *ending.MUTATIONS,
     *asking.MUTATIONS,
 )
