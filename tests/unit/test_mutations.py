@@ -6,7 +6,6 @@ import ast
 import functools
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from tests.mutations.trial import Outcome, Trials
 
 BY_NAME = {one.name: one for one in MUTATIONS}
 CLOCK = "scheduler_service/clock.py"
-OF_THE_CLOCK = "tests/unit/test_clock.py::test_the_boot_clock_counts_suspended_time_and_no_steps"
 TIME = "return time.clock_gettime(self._id)"
 
 
@@ -53,7 +51,8 @@ def test_every_mutation_has_a_name_of_its_own_and_tests_that_are_there() -> None
 
 
 def test_the_page_counts_them() -> None:
-    page = (ROOT / "docs" / "guarantees.md").read_text()
+    page = (ROOT / "docs" / "guarantees.md").read_text().partition("## That the tests can fail")[2]
+    page = page.partition("\n## ")[0]
     counted = {name: int(count) for name, count in re.findall(r"(?m)^\| `(\w+)` \|.*\| (\d+) \|$", page)}
     areas = ("election", "fencing", "settling", "ticks", "starting", "ending", "asking")
     assert counted == {area: len(getattr(mutations, area).MUTATIONS) for area in areas}
@@ -78,29 +77,55 @@ def test_a_name_that_is_not_on_the_list_is_an_error(capsys: pytest.CaptureFixtur
     assert "no such mutation: wall-klock" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
+def test_a_bug_is_caught_in_a_copy_of_the_tree(tmp_path: Path) -> None:
     before = (ROOT / CLOCK).read_text()
-    yield Trials(ROOT, tmp_path_factory.mktemp("mutations"), os.environ)
+    trials = Trials(ROOT, tmp_path, os.environ)
+    trials.pass_unmutated([BY_NAME["wall-clock"]])
+    verdict = trials.attempt(BY_NAME["wall-clock"])
+    assert (verdict.outcome, verdict.caught_by) == (Outcome.CAUGHT, BY_NAME["wall-clock"].tests), verdict
     assert (ROOT / CLOCK).read_text() == before
 
 
-def test_a_bug_is_caught_by_its_test(trials: Trials) -> None:
-    trials.pass_unmutated([BY_NAME["wall-clock"]])
-    verdict = trials.attempt(BY_NAME["wall-clock"])
-    assert (verdict.outcome, verdict.caught_by) == (Outcome.CAUGHT, (OF_THE_CLOCK,)), verdict
+ONE, TWO = "tests/test_answers.py::test_one", "tests/test_answers.py::test_two"
+ANSWERS = "scheduler_service/__init__.py"
 
 
-def test_a_bug_that_no_test_notices_survives(trials: Trials) -> None:
-    unnoticed = mutation("harmless", "the same time", CLOCK, TIME, TIME + " + 0.0", OF_THE_CLOCK)
-    assert trials.attempt(unnoticed).outcome is Outcome.SURVIVED
+@pytest.fixture
+def trials(tmp_path: Path) -> Trials:
+    """Trials of a tree that is small enough to be tried often."""
+    root = tmp_path / "tree"
+    (root / "tests").mkdir(parents=True)
+    (root / "scheduler_service").mkdir()
+    (root / ANSWERS).write_text("def one():\n    return 1\n\n\ndef two():\n    return one() * 2\n")
+    (root / "tests" / "test_answers.py").write_text(
+        "import scheduler_service\n\n\n"
+        "def test_one():\n    assert scheduler_service.one() == 1\n\n\n"
+        "def test_two():\n    assert scheduler_service.two() == 2\n"
+    )
+    return Trials(root, tmp_path / "copies", {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
 
 
-def test_a_bug_that_makes_no_sense_is_not_caught(trials: Trials) -> None:
-    senseless = mutation("senseless", "a name that is not there", CLOCK, TIME, "return nonsense", OF_THE_CLOCK)
-    assert trials.attempt(senseless).outcome is Outcome.NONSENSE
+@pytest.mark.parametrize(
+    ("old", "new", "tests", "outcome"),
+    [
+        ("return 1", "return 3", (ONE, TWO), Outcome.CAUGHT),
+        ("one() * 2", "one() * 4", (ONE, TWO), Outcome.SURVIVED),
+        ("return 1", "return 1.0", (ONE,), Outcome.SURVIVED),
+        ("return 1", "return nonsense", (ONE,), Outcome.NONSENSE),
+        ("def one", "import nonsense\n\n\ndef one", (ONE,), Outcome.NONSENSE),
+    ],
+    ids=["noticed by both", "noticed by one alone", "not noticed", "senseless", "not even begun"],
+)
+def test_only_what_each_named_test_notices_is_caught(
+    trials: Trials, old: str, new: str, tests: tuple[str, ...], outcome: Outcome
+) -> None:
+    tried = mutation("tried", "tried", ANSWERS, old, new, *tests)
+    trials.pass_unmutated([tried])
+    verdict = trials.attempt(tried)
+    assert verdict.outcome is outcome, verdict
 
 
-def test_a_test_that_fails_without_a_bug_is_an_error(trials: Trials) -> None:
-    with pytest.raises(MisfitError, match=r"do not pass without any mutation: .*::test_gone"):
-        trials.pass_unmutated([mutation("x", "x", CLOCK, TIME, TIME, "tests/unit/test_clock.py::test_gone")])
+def test_a_test_that_does_not_pass_without_a_bug_is_an_error(trials: Trials) -> None:
+    named = mutation("tried", "tried", ANSWERS, "return 1", "return 2", ONE, TWO.replace("two", "three"))
+    with pytest.raises(MisfitError, match=r"do not pass without any mutation: .*::test_three"):
+        trials.pass_unmutated([named])
