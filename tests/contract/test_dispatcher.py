@@ -43,9 +43,13 @@ def test_a_week_without_a_leader_replays_nothing(world: World) -> None:
     }
 
 
-def test_every_tick_stands_in_exactly_one_row(world: World) -> None:
+@pytest.mark.parametrize("paused", [False, True])
+def test_every_tick_stands_in_exactly_one_row(world: World, paused: bool) -> None:
     spec = job(every=timedelta(seconds=10), catch_up=CatchUp.ALL, catch_up_window=timedelta(seconds=200))
     world.adopt(spec, back=timedelta(minutes=10))
+    if paused:
+        since, until = (world.now() - minutes * MINUTE for minutes in (8, 1))
+        world.execute(update(job_state).values(paused_at=since, paused_until=until))
     (before,) = world.execute(select(job_state.c.settled_until))
     world.step_all()
     (after,) = world.execute(select(job_state.c.settled_until))

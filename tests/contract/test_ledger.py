@@ -325,6 +325,7 @@ def test_finish_sent_again_changes_nothing(world: World) -> None:
     world.ledger.finish([Finished(attempt, outcome(output="x"))])
     world.ledger.finish([Finished(attempt, outcome(State.FAILED, output="y"))])
     assert world.row(run, id=attempt.run_id).state == "succeeded"
+    assert world.row(run_attempt, id=attempt.id).state == "succeeded"
 
 
 def test_a_deposed_replica_finishes_its_runs(world: World) -> None:
@@ -380,6 +381,7 @@ def test_a_late_result_changes_only_its_own_row_once_a_newer_attempt_runs(world:
     row = world.row(run, id=attempt.run_id)
     assert (row.state, row.slot_held) == ("running", True)
     assert world.row(run_attempt, id=attempt.id).state == "succeeded"
+    assert world.ledger.still_open(newer[0].id)
 
 
 def test_a_late_time_out_does_not_take_back_a_slot_that_was_given_on(world: World) -> None:

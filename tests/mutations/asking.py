@@ -135,7 +135,7 @@ MUTATIONS = (
         "scheduler_service/logs/__init__.py",
         "            return without(self._render(entry), self._secrets)",
         "            return self._render(entry)",
-        "tests/unit/test_logs.py::test_passwords_are_blotted_out_wherever_they_stand",
+        "tests/runner/test_log_thread.py::test_secrets_are_in_no_line_whoever_says_them",
     ),
     mutation(
         "password-repeated",

@@ -15,6 +15,7 @@ _ATTEMPTS = "tests/contract/test_attempts.py::"
 _DISPATCHER = "tests/contract/test_dispatcher.py::"
 _RACES = "tests/postgres/test_requests.py::"
 _WRITING = "tests/runner/test_results.py::"
+_TRANSACTIONS = "scheduler_service/ledger/transactions.py"
 
 MUTATIONS = (
     # How attempts end
@@ -73,7 +74,6 @@ MUTATIONS = (
         "            if problem is None:\n                self._forget(batch)",
         "            if problem is None or self._failed_count:\n                self._forget(batch)",
         _WRITING + "test_results_wait_through_an_outage_of_any_length",
-        _WRITING + "test_no_fault_at_any_call_loses_or_doubles_a_result",
     ),
     mutation(
         "return-dropped",
@@ -261,18 +261,27 @@ MUTATIONS = (
         "tests/unit/test_forfeits.py::test_a_term_that_we_gave_back_ends_nothing",
     ),
     # A job's own transaction
-    mutation(
+    Mutation(
         "transaction-of-the-lost",
-        "rows of a job whose attempt is closed already are kept",
-        "scheduler_service/ledger/transactions.py",
-        "   where id = :attempt_id and state = 'running' returning run_id, attempt)",
-        "   where id = :attempt_id returning run_id, attempt)",
-        "tests/postgres/test_transactions.py::test_nothing_is_kept_of_a_run_that_is_over",
+        "rows of a job are kept whose attempt and run are closed already",
+        (
+            Edit(
+                _TRANSACTIONS,
+                "   where id = :attempt_id and state = 'running' returning run_id, attempt)",
+                "   where id = :attempt_id returning run_id, attempt)",
+            ),
+            Edit(
+                _TRANSACTIONS,
+                "and r.state = 'running' and r.cancel_requested_at is null\nreturning r.id",
+                "and r.cancel_requested_at is null\nreturning r.id",
+            ),
+        ),
+        ("tests/postgres/test_transactions.py::test_nothing_is_kept_of_a_run_that_is_over",),
     ),
     mutation(
         "transaction-of-the-cancelled",
         "rows of a job that somebody cancels are kept",
-        "scheduler_service/ledger/transactions.py",
+        _TRANSACTIONS,
         "and r.state = 'running' and r.cancel_requested_at is null\nreturning r.id",
         "and r.state = 'running'\nreturning r.id",
         "tests/postgres/test_transactions.py::test_nothing_is_kept_of_a_run_that_is_over",
@@ -280,11 +289,12 @@ MUTATIONS = (
     # Processes
     mutation(
         "child-outlives-replica",
-        "a child's guardian does not see the end of its replica",
+        "a child's guardian does not see the end of a replica whose descriptors somebody else holds",
         "scheduler_service/runner/supervisor.py",
-        "            if frame is None:\n                alone = True",
-        "            if frame is None:\n                pass",
-        "tests/runner/test_processes.py::test_a_child_does_not_outlive_a_replica_that_is_killed",
+        "        alone = alone or replica in ready\n",
+        "",
+        "tests/runner/test_processes.py::"
+        "test_a_process_that_holds_the_replicas_descriptors_does_not_keep_its_children_alive",
     ),
     mutation(
         "drain-waits-first",

@@ -215,7 +215,7 @@ MUTATIONS = (
         _SETTLING,
         "    return decisions + decide(spec, past, pause_to, until, now, open_count=open_count), True",
         "    return decisions + decide(spec, past, pause_from, until, now, open_count=open_count), True",
-        _CONTRACT + "test_after_a_pause_its_ticks_are_skipped_and_the_next_runs",
+        _CONTRACT + "test_every_tick_stands_in_exactly_one_row",
     ),
     mutation(
         "pause-unbounded",

@@ -153,7 +153,7 @@ MUTATIONS = (
         _READING,
         "                     and not (w.slot_held and s.max_running is not null)\n",
         "",
-        _ATTEMPTS + "test_a_stuck_run_is_tried_again_only_when_its_thread_has_returned",
+        _ATTEMPTS + "test_a_stuck_run_with_a_slot_to_spare_leaves_it_to_the_others",
     ),
     mutation(
         "slot-kept-by-lost",

@@ -69,7 +69,7 @@ MUTATIONS = (
         _POLICY,
         "            return tick - MICROSECOND\n    return now",
         "            return now\n    return now",
-        "tests/testing/test_simulation.py::test_a_job_is_started_when_jitter_makes_it_due",
+        _DECISIONS + "test_a_tick_that_jitter_makes_due_later_is_not_decided_yet",
     ),
     mutation(
         "jitter-by-process",

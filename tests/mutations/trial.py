@@ -155,14 +155,14 @@ def _cases(report: Path) -> dict[str, _Case]:
     for case in ElementTree.parse(report).iter("testcase"):
         failure = case.find("failure")
         others = [case.find(kind) for kind in ("error", "skipped")]
-        message = next((one.get("message", "") for one in (failure, *others) if one is not None), "")
-        passed = failure is None and others == [None, None]
-        # An error on the way out, after the test itself has failed, takes nothing back.
         known = found.get(_key(case))
-        failed = failure is not None or (known is not None and known.failed)
+        if known is not None and known.failed:
+            continue  # an error on the way out, after the test itself has failed
+        message = next((one.get("message", "") for one in (failure, *others) if one is not None), "")
         text = failure.text or "" if failure is not None else ""
         words = next((line for line in text.splitlines() if line.startswith("E ")), message)
-        found[_key(case)] = _Case(passed, failed, " ".join(words.split()))
+        passed = failure is None and others == [None, None]
+        found[_key(case)] = _Case(passed, failure is not None, " ".join(words.split()))
     return found
 
 
