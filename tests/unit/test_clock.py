@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -80,3 +81,10 @@ def test_the_boot_clock_only_goes_forward() -> None:
     clock = BootClock()
     readings = [clock.monotonic() for _ in range(1000)]
     assert readings == sorted(readings)
+
+
+def test_the_boot_clock_counts_suspended_time_and_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine is suspended for this: which of the system's clocks is asked must say it."""
+    suspended = {getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC): 5000.0}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: suspended.get(clock, 300.0))
+    assert BootClock().monotonic() == 5000.0
