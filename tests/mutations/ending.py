@@ -267,8 +267,8 @@ MUTATIONS = (
         (
             Edit(
                 _TRANSACTIONS,
-                "   where id = :attempt_id and state = 'running' returning run_id, attempt)",
-                "   where id = :attempt_id returning run_id, attempt)",
+                "   where id = :attempt_id and state = 'running'\n",
+                "   where id = :attempt_id\n",
             ),
             Edit(
                 _TRANSACTIONS,
