@@ -55,16 +55,18 @@ class ServerError(RuntimeError):
 class PostgresServer:
     """A cluster of our own; a context manager that starts it and leaves nothing behind.
 
-    `settings` are those of postgresql.conf.  The superuser is `postgres`, without a password.
+    `settings` are those of postgresql.conf, `environment` is added to that of its processes.  The superuser is
+    `postgres`, without a password.
     """
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="scheduler-postgres-", dir=_memory()))
         self.data = self.folder / "data"
         self.log_path = self.folder / "server.log"
         self.port = free_port()
         self.host = "127.0.0.1"
         self._settings = {**_SETTINGS, **(settings or {})}
+        self._environment = dict(environment or {})
         self._names = itertools.count(1)
 
     @property
@@ -172,10 +174,14 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _make_cluster(self) -> None:
+    def own(self, folder: Path) -> None:
+        """Let the server's user write in `folder`."""
         if os.geteuid() == 0:
-            self.folder.chmod(0o755)
-            os.chown(self.folder, *_unprivileged())
+            folder.chmod(0o755)
+            os.chown(folder, *_unprivileged())
+
+    def _make_cluster(self) -> None:
+        self.own(self.folder)
         self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
@@ -188,7 +194,14 @@ class PostgresServer:
         with tempfile.TemporaryFile("w+") as output:
             command = [_binaries() / program, *arguments]
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", check=False, **_user()
+                command,
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                check=False,
+                **_user(),
             )
             output.seek(0)
             said = output.read()
