@@ -83,6 +83,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     # database
     "store_unavailable": (WARNING, "part error count?"),
     "store_recovered": (INFO, "part outage_seconds"),
+    "database_clock_stepped": (WARNING, "seconds"),
     # configuration
     "config_warning": (WARNING, "message"),
     "config_reloaded": (INFO, "hash added? removed? changed?"),

@@ -55,18 +55,17 @@ class ServerError(RuntimeError):
 class PostgresServer:
     """A cluster of our own; a context manager that starts it and leaves nothing behind.
 
-    `settings` are those of postgresql.conf, `environment` is added to that of its processes.  The superuser is
-    `postgres`, without a password.
+    `settings` are those of postgresql.conf.  The superuser is `postgres`, without a password.
     """
 
-    def __init__(self, settings: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="scheduler-postgres-", dir=_memory()))
         self.data = self.folder / "data"
         self.log_path = self.folder / "server.log"
         self.port = free_port()
         self.host = "127.0.0.1"
         self._settings = {**_SETTINGS, **(settings or {})}
-        self._environment = dict(environment or {})
+        self.environment: dict[str, str] = {}  # added to that of its processes, from the next start on
         self._names = itertools.count(1)
 
     @property
@@ -195,7 +194,7 @@ class PostgresServer:
             command = [_binaries() / program, *arguments]
             done = subprocess.run(
                 command,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

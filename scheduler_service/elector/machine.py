@@ -347,7 +347,9 @@ class Machine:
         return sent + self.timing.lease_seconds - self.timing.margin_seconds
 
     def _learn(self, sent: float, told: datetime) -> None:
-        self.database_time.observe(sent, self._clock.monotonic(), told)
+        stepped = self.database_time.observe(sent, self._clock.monotonic(), told)
+        if stepped:
+            self._events.emit("database_clock_stepped", seconds=stepped)
 
     def _round(self, leader: Observation | None) -> float:
         self._failures = 0

@@ -6,12 +6,12 @@ moment of the fault, and leaves as many replicas as there were.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.evidence import Account, Books, compare, going_on, tally_jobs
-from tests.faults.fleet import Fleet, Replica
+from tests.faults.fleet import FAST_ELECTION, Fleet, Replica
 from tests.servers import PostgresServer
 
 
@@ -27,11 +27,18 @@ class World:
 
     @classmethod
     def at_work(
-        cls, folder: Path, url: str, server: PostgresServer | None = None, replicas_url: str | None = None
+        cls,
+        folder: Path,
+        url: str,
+        server: PostgresServer | None = None,
+        replicas_url: str | None = None,
+        election: Mapping[str, str] = FAST_ELECTION,
     ) -> World:
         """Return a world whose replicas are not started yet; they may have a way of their own to the database."""
         tally = folder / "tally"
-        fleet = Fleet(folder, replicas_url or url, tally_jobs(tally), history={"keep_runs": 1_000_000})
+        fleet = Fleet(
+            folder, replicas_url or url, tally_jobs(tally), election=election, history={"keep_runs": 1_000_000}
+        )
         return cls(fleet, Books(url), tally, server)
 
     def settled_past_now(self) -> None:

@@ -197,6 +197,16 @@ def test_the_databases_time_is_learnt_from_every_answer(bench: Bench) -> None:
     assert bench.machine.database_time.now().timestamp() == pytest.approx(bench.clock.now)
 
 
+@pytest.mark.parametrize("seconds", [-3600.0, 5.0])
+def test_a_step_of_the_databases_clock_is_told_once(bench: Bench, seconds: float) -> None:
+    bench.lead()
+    bench.election.now = lambda: bench.clock.now + seconds
+    for _ in range(3):
+        bench.machine.step()
+    steps = [event.fields["seconds"] for event in bench.events if event.name == "database_clock_stepped"]
+    assert steps == [pytest.approx(seconds)]
+
+
 # Standing by
 
 
