@@ -582,6 +582,28 @@ def test_an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends(bench: 
     assert bench.machine.is_leader()
 
 
+def test_a_store_that_may_be_read_and_not_written_is_one_outage_until_it_can_be_written(bench: Bench) -> None:
+    bench.store.fail("acquire")
+    for _ in range(10):
+        bench.clock.now += bench.machine.step()
+        assert bench.machine.problem == "no answer"
+    assert len(bench.named("store_unavailable")) == 1
+    assert not bench.named("store_recovered")
+    bench.store.mend()
+    bench.machine.step()
+    assert len(bench.named("store_recovered")) == 1
+    assert bench.machine.problem is None
+
+
+def test_it_is_over_too_when_another_could_write(bench: Bench) -> None:
+    bench.store.fail("acquire")
+    bench.machine.step()
+    bench.let_another_lead()
+    bench.machine.step()
+    assert [event.name for event in bench.events] == ["store_unavailable", "store_recovered", "leader_observed"]
+    assert bench.machine.problem is None
+
+
 def test_what_must_be_prepared_is_tried_until_it_succeeds() -> None:
     answers: list[Callable[[], None]] = [unavailable, unavailable, lambda: None]
 
