@@ -7,6 +7,8 @@ settled past that moment.  None of them may cost a process.
 from __future__ import annotations
 
 import contextlib
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +18,7 @@ import psycopg
 from sqlalchemy import make_url
 
 from scheduler_service import tables
+from scheduler_service.events import Outage
 from tests.faults.stories import Fault, World
 from tests.servers import PostgresServer
 
@@ -147,20 +150,29 @@ def _until_the_leader_doubts(world: World, trouble: AbstractContextManager[None]
 
 
 def _until_the_term_is_lost(world: World, trouble: AbstractContextManager[None]) -> None:
-    leader = world.fleet.leader()
+    leader, mark, began = world.fleet.leader(), world.fleet.mark(), time.monotonic()
     term = world.fleet.term(leader)
     with trouble:
         leader.wait_for("leadership_lost", term=term)
     world.fleet.next_leader(term)
     world.settled_past_now()
+    told_sparingly(world, mark, began)
+
+
+def told_sparingly(world: World, mark: int, began: float) -> None:
+    """Fail if a part of a replica told of a fault over and over, `began` being when that was (monotonic)."""
+    told = Counter((who.number, line["part"]) for who, line in world.fleet.said("store_unavailable", mark))
+    most = Outage.MOST_TOLD + (time.monotonic() - began) / Outage.LASTING_SECONDS
+    assert all(count <= most for count in told.values()), (most, told)
 
 
 def _until_a_part_complains(world: World, part: str, trouble: AbstractContextManager[None]) -> None:
-    mark = world.fleet.mark()
+    mark, began = world.fleet.mark(), time.monotonic()
     with trouble:
         world.fleet.wait_for("store_unavailable", since=mark, part=part)
     world.fleet.wait_for("store_recovered", since=mark, part=part)
     world.settled_past_now()
+    told_sparingly(world, mark, began)
 
 
 @contextlib.contextmanager
@@ -206,11 +218,15 @@ def _no_connection_allowed(world: World) -> Iterator[None]:
 
 @contextlib.contextmanager
 def every_connection_taken(world: World) -> Iterator[None]:
-    """Have other clients hold whatever connections there are, once those of the replicas were ended."""
+    """Have other clients hold whatever connections there are, until the replicas have none."""
     with _administrator(world) as administrator, contextlib.ExitStack() as others:
-        _fill(world, others)
-        administrator.execute(END_SESSIONS)
-        _fill(world, others)  # each as fast as the replicas, which pause between their tries
+
+        def replicas_have_none() -> bool:
+            _fill(world, others)
+            # What ends here may go to a replica again or to us, until all has come to us.
+            return not administrator.execute(END_SESSIONS).fetchall()
+
+        world.fleet.wait_until(replicas_have_none)
         yield
 
 
