@@ -65,6 +65,7 @@ class PostgresServer:
         self.port = free_port()
         self.host = "127.0.0.1"
         self._settings = {**_SETTINGS, **(settings or {})}
+        self.environment: dict[str, str] = {}  # added to that of its processes, from the next start on
         self._names = itertools.count(1)
 
     @property
@@ -89,7 +90,7 @@ class PostgresServer:
     def start(self) -> PostgresServer:
         """Start it, and make the cluster the first time; returns when it answers."""
         if not (self.data / "PG_VERSION").exists():
-            self._make_folder()
+            self.own(self.folder)
             self._fill()
         self._control("start", "-l", self.log_path, "-o", f"-p {self.port}")
         return self
@@ -179,10 +180,11 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _make_folder(self) -> None:
+    def own(self, folder: Path) -> None:
+        """Let the server's user write in `folder`."""
         if os.geteuid() == 0:
-            self.folder.chmod(0o755)
-            os.chown(self.folder, *_nobody())
+            folder.chmod(0o755)
+            os.chown(folder, *_nobody())
 
     def _fill(self) -> None:
         """Make the cluster."""
@@ -198,7 +200,14 @@ class PostgresServer:
         with tempfile.TemporaryFile("w+") as output:
             command = [_binaries() / program, *arguments]
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", check=False, **unprivileged()
+                command,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                check=False,
+                **unprivileged(),
             )
             output.seek(0)
             said = output.read()

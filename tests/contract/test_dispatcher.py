@@ -275,6 +275,19 @@ def test_a_run_whose_replica_lives_on_as_a_standby_is_not_lost(world: World, dat
     assert world.runs() == [("succeeded", None)]
 
 
+def test_a_leader_that_is_suspect_does_not_say_that_the_database_is_back(world: World) -> None:
+    world.configure(job())
+    lease = world.elect()
+    world.cut.cuts["adopt"] = "request"
+    world.dispatcher.step()
+    world.leadership.lease = None
+    world.dispatcher.step()
+    assert world.names() == ["store_unavailable"]
+    world.leadership.lease = lease
+    world.dispatcher.step()
+    assert world.names().count("store_recovered") == 1
+
+
 def test_an_outage_longer_than_lost_after_marks_nothing_lost(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()

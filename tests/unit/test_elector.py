@@ -198,6 +198,16 @@ def test_the_databases_time_is_learnt_from_every_answer(bench: Bench) -> None:
     assert bench.machine.database_time.now().timestamp() == pytest.approx(bench.clock.now)
 
 
+@pytest.mark.parametrize("seconds", [-3600.0, 5.0])
+def test_a_step_of_the_databases_clock_is_told_once(bench: Bench, seconds: float) -> None:
+    bench.lead()
+    bench.election.now = lambda: bench.clock.now + seconds
+    for _ in range(3):
+        bench.machine.step()
+    steps = [event.fields["seconds"] for event in bench.events if event.name == "database_clock_stepped"]
+    assert steps == [pytest.approx(seconds)]
+
+
 # Standing by
 
 
@@ -583,6 +593,28 @@ def test_an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends(bench: 
     (recovered,) = bench.named("store_recovered")
     assert recovered.fields["outage_seconds"] >= 130
     assert bench.machine.is_leader()
+
+
+def test_a_store_that_may_be_read_and_not_written_is_one_outage_until_it_can_be_written(bench: Bench) -> None:
+    bench.store.fail("acquire")
+    for _ in range(10):
+        bench.clock.now += bench.machine.step()
+        assert bench.machine.problem == "no answer"
+    assert len(bench.named("store_unavailable")) == 1
+    assert not bench.named("store_recovered")
+    bench.store.mend()
+    bench.machine.step()
+    assert len(bench.named("store_recovered")) == 1
+    assert bench.machine.problem is None
+
+
+def test_it_is_over_too_when_another_could_write(bench: Bench) -> None:
+    bench.store.fail("acquire")
+    bench.machine.step()
+    bench.let_another_lead()
+    bench.machine.step()
+    assert [event.name for event in bench.events] == ["store_unavailable", "store_recovered", "leader_observed"]
+    assert bench.machine.problem is None
 
 
 def test_what_must_be_prepared_is_tried_until_it_succeeds() -> None:
