@@ -10,7 +10,7 @@ from pydantic import BaseModel, create_model
 
 from scheduler_service.ledger.history import Coming
 from scheduler_service.web.api import shapes
-from tests.cli.conftest import Story
+from tests.story import Story
 from tests.web.serving import Site
 
 SCRIPT = "<script>alert('x')</script>"
