@@ -34,7 +34,6 @@ from scheduler_service.ledger import ABSENT_AFTER
 from scheduler_service.ledger.history.rows import job_row, run_row, runs
 from scheduler_service.ledger.history.values import JobRow, Leader, RunRow, TermRow
 from scheduler_service.model import Kind, State
-from scheduler_service.schedule import parse
 from scheduler_service.tables import UtcMicroseconds, job_state, leader_term, run
 
 SETTLES_WITHIN = timedelta(seconds=30)  # a new leader has settled every job of its configuration by then
@@ -73,9 +72,9 @@ class Scheduled(NamedTuple):
     timezone: str
     paused_until: datetime | None  # no tick up to then runs
 
-    def after(self, moment: datetime) -> datetime | None:
-        """Return the next tick."""
-        return parse(self.canonical, self.timezone).after(moment)
+    def pause(self, now: datetime) -> datetime | None:
+        """Return until when it is paused; None if it is not."""
+        return self.paused_until if self.paused_until is not None and self.paused_until > now else None
 
 
 @dataclass(frozen=True, slots=True)
