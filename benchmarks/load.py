@@ -2,10 +2,11 @@
 
     python -m benchmarks.load [--rounds 5] [--seconds 20] [--rate 200]
 
-A leader starts ten jobs of `every: 200ms` on a PostgreSQL server of its own.  Stretches without and with requests take
-turns, so that whatever else the machine does falls on both; requests go to the leader, half of them for /metrics, half
-for /.  The delay is from the moment at which a run was due to its start, as the ledger has it.  The load comes from
-this process, on the same processors: a scheduler that shares its machine with nobody fares better.
+A leader starts ten jobs of `every: 200ms` on a PostgreSQL server of its own, and a standby stands by.  Stretches
+without requests, with requests to the standby and with requests to the leader take turns, so that whatever else the
+machine does falls on all of them.  Half of the requests are for /metrics, half for /.  The delay is from the moment at
+which a run was due to its start, as the ledger has it.  Clients, database and replicas share the processors: what the
+requests to the standby cost is what the processors lack, and only the rest is the leader's own.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Load:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="stretches without and with requests, each")
+    parser.add_argument("--rounds", type=int, default=5, help="stretches of each kind")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a stretch")
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
     options = parser.parse_args()
@@ -87,27 +88,29 @@ def main() -> None:
 
 def _measure(folder: Path, url: str, options: argparse.Namespace) -> None:
     books = Books(url)
-    quiet: list[float] = []
-    loaded: list[float] = []
+    delays: dict[str, list[float]] = {"quiet": [], "standby asked": [], "leader asked": []}
     answers: list[float] = []
     with Fleet(folder, url, JOBS, election={}, http={"enabled": True, "port": 0}) as fleet:
-        (replica,) = fleet.start()
-        replica.wait_for("run_started")
+        fleet.start(2)
+        leader = fleet.leader()
+        (standby,) = (one for one in fleet.replicas if one is not leader)
+        leader.wait_for("run_started")
         time.sleep(SETTLING_SECONDS)
-        address = str(replica.wait_for("service_started")["http"])
         for _ in range(options.rounds):
-            quiet += _delays(books, *_stretch(books, options.seconds))
-            with Load(address, options.rate) as load:
-                moments = _stretch(books, options.seconds)
-            loaded += _delays(books, *moments)
-            answers += load.seconds
+            delays["quiet"] += _delays(books, *_stretch(books, options.seconds))
+            for name, replica in (("standby asked", standby), ("leader asked", leader)):
+                with Load(str(replica.wait_for("service_started")["http"]), options.rate) as load:
+                    moments = _stretch(books, options.seconds)
+                delays[name] += _delays(books, *moments)
+                answers += load.seconds
     print(f"{'milliseconds':22} {'n':>6} {'p50':>8} {'p90':>8} {'p99':>8} {'max':>8}")
-    _print("start delay, quiet", quiet)
-    _print("start delay, loaded", loaded)
+    for name, seconds in delays.items():
+        _print(f"delay, {name}", seconds)
     _print("answers", answers)
-    ratios = [_percentile(loaded, at) / _percentile(quiet, at) for at in (50, 90, 99)]
-    print(f"{'loaded / quiet':22} {'':6} " + " ".join(f"{ratio:8.2f}" for ratio in ratios))
-    print(f"{len(answers) / (options.rounds * options.seconds):.0f} requests a second")
+    for name in ("quiet", "standby asked"):
+        ratios = [_percentile(delays["leader asked"], at) / _percentile(delays[name], at) for at in (50, 90, 99)]
+        print(f"{'leader / ' + name:22} {'':6} " + " ".join(f"{ratio:8.2f}" for ratio in ratios))
+    print(f"{len(answers) / (2 * options.rounds * options.seconds):.0f} requests a second")
 
 
 def _stretch(books: Books, seconds: float) -> tuple[datetime, datetime]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from functools import lru_cache
+from collections import OrderedDict
 
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,6 +27,8 @@ class Compressed:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        # A kept page is one object, whose hash Python remembers: to look it up costs nothing.
+        self._packed: OrderedDict[bytes, bytes] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -43,7 +45,7 @@ class Compressed:
                 begin, begun = begun, None
                 body = message.get("body", b"")
                 if accepts and not message.get("more_body", False) and len(body) >= LEAST_BYTES:
-                    message = {**message, "body": await run_in_threadpool(_packed, body)}
+                    message = {**message, "body": await self._pack(body)}
                     headers = MutableHeaders(scope=begin)
                     headers["Content-Encoding"] = "gzip"
                     headers["Content-Length"] = str(len(message["body"]))
@@ -51,6 +53,14 @@ class Compressed:
             await send(message)
 
         await self._app(scope, receive, packing)
+
+    async def _pack(self, body: bytes) -> bytes:
+        packed = self._packed.get(body)
+        if packed is None:
+            packed = self._packed[body] = await run_in_threadpool(gzip.compress, body, LEVEL, mtime=0)
+            while len(self._packed) > KEPT_ANSWERS:
+                self._packed.popitem(last=False)
+        return packed
 
 
 def accepts_gzip(header: str) -> bool:
@@ -62,9 +72,3 @@ def accepts_gzip(header: str) -> bool:
 def _is_text(start: Message) -> bool:
     headers = Headers(raw=start["headers"])
     return TEXT.match(headers.get("content-type", "")) is not None and "content-encoding" not in headers
-
-
-# A kept page is one object, whose hash Python remembers: to look it up costs nothing.
-@lru_cache(maxsize=KEPT_ANSWERS)
-def _packed(body: bytes) -> bytes:
-    return gzip.compress(body, LEVEL, mtime=0)

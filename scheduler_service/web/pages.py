@@ -63,7 +63,11 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
     async def guarded(request: Request, make: Callable[[], Response]) -> Response:
         if not session.admits(request):
             return pages.sign_in(401)
-        return await run_in_threadpool(kept.get, f"{request.url.path}?{request.url.query}", lambda: pages.safely(make))
+        key = f"{request.url.path}?{request.url.query}"
+        # Most of many viewers need no other thread, each of which would wait its turn among those that run jobs.
+        if (page := kept.fresh(key)) is not None:
+            return page
+        return await run_in_threadpool(kept.get, key, lambda: pages.safely(make))
 
     @router.get("/")
     async def overview(request: Request) -> Response:

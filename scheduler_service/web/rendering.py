@@ -74,13 +74,13 @@ class Kept:
 
     def get(self, key: str, make: Callable[[], Response]) -> Response:
         """Return the page `key`."""
-        if (page := self._fresh(key)) is not None:
+        if (page := self.fresh(key)) is not None:
             return page
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         try:
             with making:
-                if (page := self._fresh(key)) is not None:
+                if (page := self.fresh(key)) is not None:
                     return page
                 began = self._clock()
                 page = make()
@@ -95,7 +95,8 @@ class Kept:
             with self._lock:
                 self._making.pop(key, None)
 
-    def _fresh(self, key: str) -> Response | None:
+    def fresh(self, key: str) -> Response | None:
+        """Return the page `key` if it was made a moment ago; this waits for nobody who makes one."""
         with self._lock:
             began, page = self._pages.get(key, (0.0, None))
         if page is None or self._clock() - began > KEPT_SECONDS or not self._is_current(began):
