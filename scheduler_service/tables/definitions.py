@@ -29,6 +29,9 @@ from scheduler_service.tables.columns import Id, UtcMicroseconds
 
 _metadata = MetaData()
 
+UNUSUAL = "state in ('failed', 'timed_out', 'cancelled', 'lost', 'missed', 'skipped')"
+RARE = "kind <> 'scheduled'"
+
 
 def _index(name: str, *columns: str, unique: bool = False, where: str | None = None) -> Index:
     predicate = None if where is None else text(where)
@@ -137,14 +140,12 @@ run = Table(
     _index("run_slot_held", "lock_id", where="slot_held"),
     _index("run_job", "lock_id", "job_id", "id"),
     _index("run_scheduled_at", "lock_id", "scheduled_at"),
-    _index(
-        "run_unusual",
-        "lock_id",
-        "state",
-        "scheduled_at",
-        where="state in ('failed', 'timed_out', 'cancelled', 'lost', 'missed', 'skipped')",
-    ),
-    _index("run_kind", "lock_id", "kind", "scheduled_at", where="kind <> 'scheduled'"),
+    _index("run_unusual", "lock_id", "state", "scheduled_at", where=UNUSUAL),
+    _index("run_kind", "lock_id", "kind", "scheduled_at", where=RARE),
+    _index("run_job_unusual", "lock_id", "job_id", "state", "scheduled_at", where=UNUSUAL),
+    _index("run_job_kind", "lock_id", "job_id", "kind", "scheduled_at", where=RARE),
+    _index("run_kind_unusual", "lock_id", "kind", "state", "scheduled_at", where=f"{RARE} and {UNUSUAL}"),
+    _index("run_job_kind_unusual", "lock_id", "job_id", "kind", "state", "scheduled_at", where=f"{RARE} and {UNUSUAL}"),
     _index("run_until", "lock_id", "until", where="until is not null"),
     sqlite_autoincrement=True,
 )

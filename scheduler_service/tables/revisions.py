@@ -19,7 +19,7 @@ from scheduler_service import __version__
 from scheduler_service.database import Database, StoreConflict, StoreRefused, StoreUnavailable, quoted
 from scheduler_service.tables.definitions import metadata
 
-HEAD = "0003"  # the newest of migrations/versions
+HEAD = "0004"  # the newest of migrations/versions
 VERSION_TABLE = "alembic_version"
 
 _ATTEMPTS = 3

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp
 
 from scheduler_service import __version__
 from scheduler_service.web.api import asking_routes, openapi_routes, reading_routes
+from scheduler_service.web.compression import Compressed
 from scheduler_service.web.health import health_routes
 from scheduler_service.web.limits import Bounded
 from scheduler_service.web.metrics import metrics_routes
@@ -32,4 +33,4 @@ def create_app(view: View) -> ASGIApp:
     app.include_router(asking_routes(view))
     app.include_router(openapi_routes(view, app))
     app.include_router(page_routes(view))
-    return Bounded(app)
+    return Bounded(Compressed(app))

@@ -36,12 +36,7 @@ class Strip:
 
     columns: tuple[Column, ...]
     longest_seconds: float | None
-
-    @property
-    def median_seconds(self) -> float | None:
-        """What is usual."""
-        times = sorted(one.row.duration_seconds for one in self.columns if one.row.duration_seconds is not None)
-        return times[len(times) // 2] if times else None
+    median_seconds: float | None  # what is usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +53,14 @@ class Piece:
 
 def strip(rows: Sequence[RunRow], height: float = STRIP_BAR) -> Strip:
     """Lay out `rows`, oldest first."""
-    times = [row.duration_seconds for row in rows if row.duration_seconds is not None]
-    longest = max(times, default=None)
+    durations = [row.duration_seconds for row in rows]
+    times = sorted(one for one in durations if one is not None)
+    longest = times[-1] if times else None
     columns = []
-    for number, row in enumerate(rows):
-        seconds = row.duration_seconds
+    for number, (row, seconds) in enumerate(zip(rows, durations, strict=True)):
         tall = 0.0 if seconds is None or longest is None else max(1.0, height * seconds / longest if longest else 1.0)
         columns.append(Column(row, number * STRIP_COLUMN, round(tall, 1)))
-    return Strip(tuple(columns), longest)
+    return Strip(tuple(columns), longest, times[len(times) // 2] if times else None)
 
 
 def timeline(terms: Sequence[TermRow], leader: Leader | None, now: datetime) -> tuple[Piece, ...]:

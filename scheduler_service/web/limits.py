@@ -2,7 +2,7 @@
 
 too many at once  -> 503, but probes are answered
 too large a body  -> 413
-HEAD              -> as GET, without the body
+HEAD              -> as GET, without the body; streams, which have no end, answer it themselves
 every answer      -> headers
 """
 
@@ -52,7 +52,9 @@ class Bounded:
         if problem := self._problem(scope):
             await problem.response(quote(scope["path"]))(scope, receive, send)
             return
-        if scope["method"] == "HEAD":  # the server leaves the body out by its own copy of the scope
+        if (
+            scope["method"] == "HEAD" and scope["path"] not in STREAMS
+        ):  # the server leaves the body out by its own copy of the scope
             scope = {**scope, "method": "GET"}
         counted = scope["path"] not in STREAMS
         self._requests += counted

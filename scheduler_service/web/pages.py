@@ -15,7 +15,7 @@ with the token that a person types.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
@@ -26,7 +26,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from scheduler_service.database import StoreUnavailable
-from scheduler_service.ledger.history import JobRow, why
+from scheduler_service.ledger.history import Chosen, JobRow, why
 from scheduler_service.ledger.history.pages import JOBS_SHOWN, Show, Wanted
 from scheduler_service.model import JobSpec, Kind
 from scheduler_service.schedule import ScheduleError, due_at
@@ -37,6 +37,7 @@ from scheduler_service.web.rendering import HEADERS, Kept, Renderer
 from scheduler_service.web.session import Session, typed_token
 from scheduler_service.web.surveying import Surveyor
 from scheduler_service.web.view import View
+from scheduler_service.web.warming import Warming
 from scheduler_service.web.watching import Watch
 
 RUNS_SHOWN = 50  # of a job, on its page
@@ -57,11 +58,16 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
     pages = _Pages(view, session)
     kept = Kept(lambda began: began >= watch.changed_at, view.parts.clock.monotonic)
     static = _static_files()
+    Warming(view, pages.first_visit)
 
     async def guarded(request: Request, make: Callable[[], Response]) -> Response:
         if not session.admits(request):
             return pages.sign_in(401)
-        return await run_in_threadpool(kept.get, f"{request.url.path}?{request.url.query}", lambda: pages.safely(make))
+        key = f"{request.url.path}?{request.url.query}"
+        # Most of many viewers need no other thread, each of which would wait its turn among those that run jobs.
+        if (page := kept.fresh(key)) is not None:
+            return page
+        return await run_in_threadpool(kept.get, key, lambda: pages.safely(make))
 
     @router.get("/")
     async def overview(request: Request) -> Response:
@@ -86,14 +92,17 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
     async def leadership(request: Request) -> Response:
         return await guarded(request, lambda: pages.leadership(request.query_params.get("before", "")))
 
-    @router.get("/events")
+    @router.api_route("/events", methods=["GET", "HEAD"])
     async def events(request: Request) -> Response:
         if not session.admits(request):
             return Response("sign in first\n", 401, media_type="text/plain")
         if watch.full:
             return Response("too many watch already\n", 503, {"Retry-After": "10"}, "text/plain")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
-        return StreamingResponse(watch.stream(), media_type="text/event-stream", headers=headers)
+        stream: AsyncIterator[bytes] | tuple[()] = watch.stream()
+        if request.method == "HEAD":  # it has an end
+            stream = ()
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     @router.get("/sign-in")
     async def ask(request: Request) -> Response:
@@ -145,6 +154,21 @@ class _Pages:
             guarded=not session.open_to_all,
             lease_seconds=view.parts.reloader.config.election.lease_duration.total_seconds(),
         )
+
+    def first_visit(self) -> None:
+        """Make a page of each kind, and ask what the API asks most, for nobody: see `warming`."""
+        history = self._view.history
+        self._renderer.load()
+        self.overview("", "", "")
+        self.leadership("")
+        now, leader = history.now_and_leader()
+        history.standing(with_jobs=False)
+        history.job_counts(leader, now)
+        for job in history.job_page(leader, limit=1, now=now):
+            self.job(job.job_id, "")
+        for row in history.run_page(Chosen(), limit=1):
+            self.run(str(row.id))
+            self.why(row.job_id, row.scheduled_at.isoformat())
 
     def safely(self, make: Callable[[], Response]) -> Response:
         """Return the page, or one that says that the database does not answer."""

@@ -48,6 +48,11 @@ class Renderer:
         self._environment.filters.update(wording.FILTERS)
         self._environment.globals.update(version=__version__, letters=wording.LETTERS, **known)
 
+    def load(self) -> None:
+        """Compile all templates."""
+        for name in self._environment.list_templates(extensions=["html"]):
+            self._environment.get_template(name)
+
     def text(self, template: str, **values: Any) -> str:
         """Return a template filled in."""
         return self._environment.get_template(template).render(**values)
@@ -69,13 +74,13 @@ class Kept:
 
     def get(self, key: str, make: Callable[[], Response]) -> Response:
         """Return the page `key`."""
-        if (page := self._fresh(key)) is not None:
+        if (page := self.fresh(key)) is not None:
             return page
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         try:
             with making:
-                if (page := self._fresh(key)) is not None:
+                if (page := self.fresh(key)) is not None:
                     return page
                 began = self._clock()
                 page = make()
@@ -90,7 +95,8 @@ class Kept:
             with self._lock:
                 self._making.pop(key, None)
 
-    def _fresh(self, key: str) -> Response | None:
+    def fresh(self, key: str) -> Response | None:
+        """Return the page `key` if it was made a moment ago; this waits for nobody who makes one."""
         with self._lock:
             began, page = self._pages.get(key, (0.0, None))
         if page is None or self._clock() - began > KEPT_SECONDS or not self._is_current(began):

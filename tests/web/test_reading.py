@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, create_model
 
-from scheduler_service.ledger.history import Coming
+from scheduler_service.ledger.history import Coming, Scheduled
+from scheduler_service.schedule import parse
 from scheduler_service.web.api import shapes
 from tests.story import Story
+from tests.waiting import wait_until
 from tests.web.serving import Site
 
 SCRIPT = "<script>alert('x')</script>"
@@ -297,8 +299,25 @@ def test_ticks_that_are_not_known_in_time_are_counted_and_known_the_next_time(sq
     assert (len({tick.job_id for tick in ticks}), pending) == (2, 3)
     ticks, pending = coming.first(jobs, sqlite_story.now, 5, until=lambda: False)
     assert pending == 0
-    expected = sorted((job.after(sqlite_story.now), job.job_id) for job in jobs)
+    expected = sorted((parse(job.canonical, job.timezone).after(sqlite_story.now), job.job_id) for job in jobs)
     assert [(tick.scheduled_at, tick.job_id) for tick in ticks] == expected
+
+
+def test_ticks_that_an_answer_leaves_out_are_computed_after_it(sqlite_story: Story) -> None:
+    now = sqlite_story.now
+    jobs = [
+        Scheduled(f"job-{number}", f"{number} * * * *", "UTC", now + timedelta(days=1) if number % 2 else None)
+        for number in range(6)
+    ]
+    coming = Coming()
+    assert coming.first(jobs, now, 10, until=lambda: True) == ([], 6)
+
+    def nothing_is_pending() -> bool:
+        ticks, pending = coming.first(jobs, now, 6, until=lambda: True)  # an answer that computes nothing itself
+        assert all(tick.scheduled_at > (now + timedelta(days=1) if int(tick.job_id[-1]) % 2 else now) for tick in ticks)
+        return pending == 0
+
+    wait_until(nothing_is_pending)
 
 
 def test_a_remembered_tick_is_forgotten_once_it_has_passed(sqlite_story: Story) -> None:

@@ -7,7 +7,7 @@ meanwhile moves nothing: no row comes twice, and none that was there is left out
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
-    union_all,
 )
 
 from scheduler_service.database import Database
@@ -34,7 +33,6 @@ from scheduler_service.ledger import ABSENT_AFTER
 from scheduler_service.ledger.history.rows import job_row, run_row, runs
 from scheduler_service.ledger.history.values import JobRow, Leader, RunRow, TermRow
 from scheduler_service.model import Kind, State
-from scheduler_service.schedule import parse
 from scheduler_service.tables import UtcMicroseconds, job_state, leader_term, run
 
 SETTLES_WITHIN = timedelta(seconds=30)  # a new leader has settled every job of its configuration by then
@@ -73,9 +71,9 @@ class Scheduled(NamedTuple):
     timezone: str
     paused_until: datetime | None  # no tick up to then runs
 
-    def after(self, moment: datetime) -> datetime | None:
-        """Return the next tick."""
-        return parse(self.canonical, self.timezone).after(moment)
+    def pause(self, now: datetime) -> datetime | None:
+        """Return until when it is paused; None if it is not."""
+        return self.paused_until if self.paused_until is not None and self.paused_until > now else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +96,35 @@ class Listing:
 
     def run_page(self, chosen: Chosen, *, after: RunPlace | None = None, limit: int) -> tuple[RunRow, ...]:
         """Read at most `limit` rows, the newest tick first, beginning after a place."""
-        page = _newest(self._conditions(chosen, after), chosen, limit)
-        query = runs().where(run.c.id.in_(select(page.c.id))).order_by(run.c.scheduled_at.desc(), run.c.id.desc())
         with self._database.connect() as connection:
-            return tuple(run_row(row) for row in connection.execute(query).mappings())
+            rows = self._runs_in(connection, self._begun(chosen, after, limit))
+            # Asked in one question, the database would walk through the whole history.
+            if chosen.since is not None and len(rows) < limit and _may_reach(chosen):
+                rows += self._runs_in(connection, self._reaching(chosen, chosen.since, after, limit - len(rows)))
+        return tuple(rows)
+
+    def _begun(self, chosen: Chosen, after: RunPlace | None, limit: int) -> Select[Any]:
+        """Return a query for the ids of rows that begin within what is asked for."""
+        conditions = self._conditions(chosen, after)
+        if chosen.since is not None:
+            conditions.append(run.c.scheduled_at >= chosen.since)
+        return _newest(conditions, limit)
+
+    def _reaching(self, chosen: Chosen, since: datetime, after: RunPlace | None, limit: int) -> Select[Any]:
+        """Return the same for ranges that begin before `since` and reach it: of each job one at most."""
+        ranges = replace(chosen, kinds=(Kind.RANGE,))
+        reaches = [run.c.scheduled_at < since, run.c.until >= since]
+        if chosen.job_id is None:
+            return _newest([*self._conditions(ranges, after), *reaches], limit)
+        former = self._conditions(replace(ranges, state=None), after)
+        newest = _newest([*former, run.c.scheduled_at < since], 1).subquery("newest")
+        return _newest([*self._conditions(ranges, after), *reaches, run.c.id.in_(select(newest.c.id))], limit)
+
+    def _runs_in(self, connection: Connection, chosen: Select[Any]) -> list[RunRow]:
+        """Read the rows with these ids: what belongs to them is looked up for a page, not for all it is chosen from."""
+        page = chosen.subquery("page")
+        query = runs().where(run.c.id.in_(select(page.c.id))).order_by(run.c.scheduled_at.desc(), run.c.id.desc())
+        return [run_row(row) for row in connection.execute(query).mappings()]
 
     def job_page(
         self, leader: Leader | None, *, after: str = "", limit: int, attention: bool = False, now: datetime
@@ -220,27 +243,14 @@ class Listing:
         return found[0], found[1]
 
 
-def _newest(conditions: list[ColumnElement[bool]], chosen: Chosen, limit: int) -> Any:
-    """Return a query for the ids of the newest rows.
+def _newest(conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:
+    query = select(run.c.id).where(*conditions).order_by(run.c.scheduled_at.desc(), run.c.id.desc())
+    return query.limit(limit)
 
-    Ids alone: what belongs to them is looked up for a page, not for all that it is chosen from.
-    """
 
-    def branch(*more: ColumnElement[bool]) -> Select[Any]:
-        return (
-            select(run.c.id, run.c.scheduled_at)
-            .where(*conditions, *more)
-            .order_by(run.c.scheduled_at.desc(), run.c.id.desc())
-            .limit(limit)
-        )
-
-    if chosen.since is None:
-        return branch().subquery("page")
-    # Two questions, each with an index: asked in one, the database would walk through the whole history.
-    later = branch(run.c.scheduled_at >= chosen.since).subquery("later")
-    reaching = branch(run.c.scheduled_at < chosen.since, run.c.until >= chosen.since).subquery("reaching")
-    both = union_all(select(later), select(reaching)).subquery("both")
-    return select(both.c.id).order_by(both.c.scheduled_at.desc(), both.c.id.desc()).limit(limit).subquery("page")
+def _may_reach(chosen: Chosen) -> bool:
+    """Return whether a range can be what is asked for: none of them was ever started."""
+    return (chosen.kinds is None or Kind.RANGE in chosen.kinds) and chosen.state in (None, State.MISSED, State.SKIPPED)
 
 
 def _constant(value: State | Kind) -> BindParameter[str]:

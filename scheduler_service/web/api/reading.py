@@ -32,7 +32,7 @@ from scheduler_service.web.view import View
 
 MOST_JOBS, MOST_ROWS = 200, 500  # of one page
 USUAL_ROWS = 50
-COMPUTING_SECONDS = 0.1  # for ticks that are not known yet
+COMPUTING_SECONDS = 0.05  # of an answer, for ticks that are not known yet: the others are computed after it
 LONGEST = 100  # characters of a moment or a cursor
 
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="At most so many.")]

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.fleet import Fleet
 from tests.web.pages.browser import Browser
-from tests.web.pages.cluster import cluster, page_of
+from tests.web.pages.cluster import JOBS, cluster, page_of
 
 pytestmark = pytest.mark.browser
 
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark": {"dark": True},
+    "phone": {"width": 390, "height": 844, "phone": True},
+}
 PICTURES = os.environ.get("SCHEDULER_TEST_PICTURES")  # a folder to leave pictures in, to be looked at
 
 
@@ -53,7 +59,7 @@ def test_a_page_follows_a_leader_that_is_killed_without_a_reload(mortal: Fleet, 
     assert browser.script("return document.querySelector('#q').value") == "typed"
     assert browser.complaints() == []
     if PICTURES:
-        _take_pictures(browser, Path(PICTURES))
+        _take_pictures(browser, page_of(witness), Path(PICTURES))
 
 
 def test_a_page_says_that_it_is_not_live_and_is_again_when_its_replica_is_back(mortal: Fleet, browser: Browser) -> None:
@@ -70,12 +76,36 @@ def test_a_page_says_that_it_is_not_live_and_is_again_when_its_replica_is_back(m
     assert not browser.script("return document.documentElement.classList.contains('stale')")
 
 
-def _take_pictures(browser: Browser, folder: Path) -> None:
-    browser.script("document.activeElement.blur(); document.querySelector('#q').value = '';")
-    for name, look in {
-        "light": {},
-        "dark": {"dark": True},
-        "phone": {"width": 390, "height": 844, "phone": True},
-    }.items():
-        browser.appearance(**look)
-        browser.picture(folder / f"status-page-{name}.png", whole=name != "phone")
+def test_a_replica_with_another_configuration_is_marked_until_it_has_the_same(mortal: Fleet, browser: Browser) -> None:
+    leader = mortal.leader()
+    browser.open(page_of(leader) + "/")
+    browser.wait_for_text("#live", "live")
+    assert browser.count("[data-part=replicas] .tag.warn") == 0
+    shared, other = mortal.config_path, mortal.folder / "other.yaml"
+    other.write_text(mortal.text({**JOBS, "only-here": {"command": "true", "every": "1h"}}))
+    mortal.config_path = other
+    (odd,) = mortal.start()
+
+    browser.wait_for_text(f"[data-part=replicas] tr[data-key='{odd.instance}'] .tag.warn", "differs")
+    browser.wait_for_text(".concerns", odd.instance)
+    assert browser.count("[data-part=replicas] .tag.warn") == 1  # those that have what the leader has are not
+
+    other.write_text(shared.read_text())  # it reloads by itself
+    browser.wait(lambda: browser.count("[data-part=replicas] .tag.warn") == 0, "no replica to differ")
+    assert browser.count(f"[data-part=replicas] tr[data-key='{odd.instance}']") == 1
+    assert browser.complaints() == []
+
+
+def _take_pictures(browser: Browser, base: str, folder: Path) -> None:
+    """Show every page as each kind of screen has it."""
+    browser.open(f"{base}/?show=failing#jobs")
+    browser.wait(lambda: browser.count("ul.jobs li a"), "a job that fails")
+    browser.open(f"{base}/jobs/flaky-import")
+    failed = browser.wait(lambda: browser.all("tr:has(.state.failed) td:last-child a"), "a run that failed")
+    run, why = (one.get_attribute("href") for one in failed[:2])
+    for page, url in {"page": f"{base}/", "job": f"{base}/jobs/flaky-import", "run": run, "why": why}.items():
+        for name, look in LOOKS.items():
+            browser.appearance(**look)
+            browser.open(url)
+            browser.wait_for_text("#live", "live")
+            browser.picture(folder / f"status-{page}-{name}.png", whole=name != "phone")
