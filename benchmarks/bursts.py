@@ -139,7 +139,7 @@ def _processor_seconds(pid: int) -> float:
 @contextlib.contextmanager
 def _plain(count: int) -> Iterator[subprocess.Popen[str]]:
     command = (sys.executable, "-m", "benchmarks.bursts", "--plain", str(count))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # ourselves
         try:
             yield process
         finally:
@@ -147,7 +147,7 @@ def _plain(count: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def _read_plain(process: subprocess.Popen[str]) -> Burst:
-    assert process.stdout is not None
+    assert process.stdout is not None  # noqa: S101  # asked for above
     return Burst(**json.loads(process.stdout.readline()))
 
 

@@ -194,6 +194,8 @@ class Dispatcher:
 
     def _act(self) -> float:
         self._starter.answer_claims()
+        if self._starter.give_back():
+            self._signalled = True
         reconfigured = self._reconfigure()
         lease = self._current()
         if lease is None:
@@ -215,7 +217,7 @@ class Dispatcher:
             self._settle(lease, batch)
             wanted = True
         polling = now - self._polled_at >= POLL_SECONDS
-        if polling or (wanted and self._starter.free_count):
+        if polling or (wanted and self._starter.has_room):
             self._polled_at = now
             self._start(lease)
         return self._pause()
