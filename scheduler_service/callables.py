@@ -26,10 +26,11 @@ import re
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, ModuleType, UnionType
+from types import CodeType, FunctionType, ModuleType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 PACKAGE = "jobs"
@@ -201,7 +202,20 @@ def _means_context(annotation: Any) -> bool:
     return _means_context(forward) if forward is not None else getattr(annotation, "__name__", None) == "RunContext"
 
 
+_signatures: weakref.WeakKeyDictionary[FunctionType, inspect.Signature] = weakref.WeakKeyDictionary()
+
+
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the signature of a callable; of a plain function, which is asked for at each run, the one known."""
+    if not isinstance(function, FunctionType):
+        return _inspected(function)
+    known = _signatures.get(function)
+    if known is None and (known := _inspected(function)) is not None:
+        _signatures[function] = known
+    return known
+
+
+def _inspected(function: Callable[..., Any]) -> inspect.Signature | None:
     try:
         if sys.version_info >= (3, 14):
             import annotationlib  # noqa: PLC0415  # a module of 3.14

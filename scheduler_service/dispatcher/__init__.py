@@ -30,7 +30,7 @@ from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement
 from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
 from scheduler_service.schedule import ScheduleError
 
-BATCH_JOBS = 500  # jobs settled in one statement,
+BATCH_JOBS = 200  # jobs settled in one statement,
 BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer than a statement may
 MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
@@ -352,7 +352,8 @@ class Dispatcher:
         spec, state = self._specs[job_id], self._states[job_id]
         most = max(1, JOB_ROWS // self._share)
         try:
-            past = schedules.parse(state.schedule, state.timezone)
+            same = (state.schedule, state.timezone) == written(spec)
+            past = spec.schedule if same else schedules.parse(state.schedule, state.timezone)
         except ScheduleError as error:
             # Another version wrote it, or a zone is gone: the configured one holds from `settled_until` on.
             stored = f"{state.schedule} ({state.timezone})"

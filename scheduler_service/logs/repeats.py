@@ -139,6 +139,11 @@ class Repeats:
         return [entry for key in keys for entry in _told(self._forget(key))]
 
 
+def ends_failures(name: str) -> bool:
+    """Whether an event ends a failure, so that it matters even if it is not shown."""
+    return name in _ENDS
+
+
 def _common(entry: Entry) -> tuple[str, Any] | None:
     """Return by what the end of a failure finds it; None for one that nothing ends."""
     field = _ENDED_FIELDS.get(entry.name)
