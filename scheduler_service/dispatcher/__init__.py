@@ -39,6 +39,7 @@ SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a 
 HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
 RETRY_SECONDS = 0.5  # after the database did not answer
+REHEARSE_SECONDS = 60.0  # how often a standby makes sure that it is ready: connections come and go
 IDLE_SECONDS = 1.0  # a standby only shows that it is alive
 SUSPECT_SECONDS = 0.05
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -108,6 +109,7 @@ class Dispatcher:
         self._ledger_behind = False  # a configuration was taken up that it has not adopted
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
         self._polled_at = self._settled_all_at = 0.0
+        self._rehearsed_at = -REHEARSE_SECONDS
         self._outage = Outage(events, "dispatcher", clock)
 
     # --- from other threads
@@ -200,7 +202,7 @@ class Dispatcher:
         lease = self._current()
         if lease is None:
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
-            return IDLE_SECONDS if self._lease is None else SUSPECT_SECONDS
+            return self._stand_by() if self._lease is None else SUSPECT_SECONDS
         if (lease.term != self._term or reconfigured) and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
@@ -221,6 +223,14 @@ class Dispatcher:
             self._polled_at = now
             self._start(lease)
         return self._pause()
+
+    def _stand_by(self) -> float:
+        """Be ready to lead: what is said for the first time costs most, and would be said just after the election."""
+        now = self._clock.monotonic()
+        if now - self._rehearsed_at >= REHEARSE_SECONDS:
+            self._rehearsed_at = now
+            self._ledger.rehearse()
+        return IDLE_SECONDS
 
     def _reconfigure(self) -> bool:
         """Take up a new configuration, if there is one; return whether the ledger must learn of it."""

@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger, Boolean, DateTime, Float, Integer, Interval, Text
 
+from scheduler_service.clock import EPOCH
 from scheduler_service.ledger import (
     ABSENT_AFTER,
     Adoption,
@@ -33,6 +34,16 @@ _CLOSE_TYPES = {"gone": Text(), "limited": _TEXTS, "limits": _INTS}
 
 class PostgresLedger(LedgerReads):
     """The ledger of one election on PostgreSQL."""
+
+    def rehearse(self) -> None:
+        """Send each statement of a new leader once; the fence refuses them all."""
+        nobody = Lease(self._lock_id, leader_id="", term=0, acquired_at=EPOCH, trusted_until=0.0)
+        self.adopt(nobody, ())
+        self._all_states(set())
+        self.survey(())
+        self.settle(nobody, ())
+        self.poll(0)
+        self.start(nobody, "", (), 0.0)
 
     def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
         """Make the job table agree with `specs`; see Ledger."""
