@@ -381,7 +381,7 @@ def test_a_timer_that_goes_off_early_loses_no_tick(world: World) -> None:
         assert seconds <= 0.5
     else:
         pytest.fail("the job never got to the moment it was woken for")
-    assert not world.dispatcher._due
+    assert not world.dispatcher._agenda
 
 
 def test_settling_goes_on_after_rows_were_deleted_by_hand(world: World) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from scheduler_service.clock import BootClock, DatabaseTime
 from scheduler_service.model import Attempt, JobSpec, Outcome, State
-from scheduler_service.workers import AHEAD, HELD_SECONDS, QUICK_SECONDS, Workers
+from scheduler_service.workers import HELD_SECONDS, Workers
+from scheduler_service.workers.room import AHEAD, QUICK_SECONDS
 from tests.runner.conftest import NOON, PATIENCE_SECONDS, Bench, Told, a_job, an_attempt
 from tests.waiting import wait_until
 

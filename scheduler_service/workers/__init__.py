@@ -39,9 +39,9 @@ from scheduler_service.context import Stopping
 from scheduler_service.events import Events
 from scheduler_service.model import Attempt, JobSpec, Outcome, State
 from scheduler_service.runner import needs_process
+from scheduler_service.workers.room import AHEAD, Room
+from scheduler_service.workers.telling import names, tell_end
 
-QUICK_SECONDS = 0.05  # a job whose last run took no longer is quick,
-AHEAD = 25  # and so many runs of quick jobs take the place of another one
 HELD_SECONDS = 1.0  # what was taken ahead and not begun for so long is given back
 UNWRITTEN_LIMIT = 1000  # attempts that are not durably recorded, beside one a thread: nothing new is taken beyond it
 FIRST_PAUSE_SECONDS = 0.2
@@ -126,10 +126,7 @@ class Workers:
         self._changed = threading.Condition()
         self._tasks: dict[int, _Task] = {}  # by attempt id: taken, and not durably recorded
         self._stuck: dict[int, _Stuck] = {}  # by attempt id
-        self._quick: set[str] = set()  # jobs whose last run was over at once
-        self._waiting_count = 0  # of what was taken, and no worker has begun
-        self._weight = 0  # of what was taken and goes on, or keeps its place
-        self._begun: dict[int, float] = {}  # of that, quick runs that go on: since when, on the boot clock
+        self._room = Room(threads, clock)
         self._busy_count = 0
         self._busy_process_count = 0
         self._threads: list[threading.Thread] = []
@@ -152,11 +149,11 @@ class Workers:
         large batches.
         """
         with self._changed:
-            return self._room()
+            return self._free_room()
 
     def weight(self, spec: JobSpec) -> int:
         """Return how much of `room` a run of this job takes."""
-        return 1 if spec.id in self._quick and not needs_process(spec) and spec.command is None else AHEAD
+        return AHEAD if needs_process(spec) or spec.command is not None else self._room.weight(spec.id)
 
     @property
     def free_process_count(self) -> int:
@@ -180,7 +177,7 @@ class Workers:
         """
         own_process, now = needs_process(spec), self._clock.monotonic()
         with self._changed:
-            if self._weight + weight > AHEAD * self._limit or len(self._tasks) >= self._limit + UNWRITTEN_LIMIT:
+            if not self._room.has(weight) or len(self._tasks) >= self._limit + UNWRITTEN_LIMIT:
                 raise ValueError(f"no worker is free for attempt {attempt.id}: ask for room before starting")
             if own_process and self._busy_process_count >= self._process_limit:
                 raise ValueError(f"no process is free for attempt {attempt.id}: ask free_process_count before starting")
@@ -189,8 +186,7 @@ class Workers:
             if len(self._threads) < min(self._busy_count + 1, self._limit):
                 self._start_thread()
             self._busy_count += 1
-            self._weight += weight
-            self._waiting_count += 1
+            self._room.take(weight)
             self._busy_process_count += own_process
             task = self._tasks[attempt.id] = _Task(attempt, spec, weight, now)
         self._inbox.put(task)
@@ -199,7 +195,7 @@ class Workers:
         """Forget attempts that were taken ahead and that nobody has begun for a while; return them."""
         before = self._clock.monotonic() - HELD_SECONDS
         with self._changed:
-            if not self._waiting_count:
+            if not self._room.waiting_count:
                 return []
             waiting = []
             with contextlib.suppress(queue.Empty):
@@ -208,7 +204,7 @@ class Workers:
             late = [task for task in waiting if task.taken_at < before and not task.stopping.is_set()]
             for task in late:
                 del self._tasks[task.attempt.id]
-                self._waiting_count -= 1
+                self._room.begin(task.attempt.id, task.weight)
                 self._leave_place(task)
             for task in waiting:
                 if task.attempt.id in self._tasks:
@@ -280,9 +276,7 @@ class Workers:
 
     def _work(self, task: _Task) -> None:
         with self._changed:
-            self._waiting_count -= 1
-            if task.weight < AHEAD:
-                self._begun[task.attempt.id] = self._clock.monotonic()
+            self._room.begin(task.attempt.id, task.weight)
         outcome = self._perform(task)
         keeps_its_place = False
         if outcome is not None and outcome.returned:
@@ -291,32 +285,23 @@ class Workers:
             keeps_its_place = self._leave(task, outcome)
         with self._changed:
             if outcome is not None:
-                quick = outcome.returned and outcome.seconds <= QUICK_SECONDS
-                (self._quick.add if quick else self._quick.discard)(task.spec.id)
+                self._room.note(task.spec.id, outcome.seconds if outcome.returned else None)
             if not keeps_its_place:
                 self._leave_place(task)
             if outcome is None:
                 del self._tasks[task.attempt.id]
                 self._changed.notify_all()
-            room = self._room()
+            room = self._free_room()
         if room:
             self.on_free()
 
     def _leave_place(self, task: _Task) -> None:
-        self._begun.pop(task.attempt.id, None)
+        self._room.end(task.attempt.id, task.weight)
         self._busy_count -= 1
-        self._weight -= task.weight
         self._busy_process_count -= needs_process(task.spec)
 
-    def _room(self) -> int:
-        most = AHEAD * self._limit
-        overdue = self._clock.monotonic() - QUICK_SECONDS
-        # What goes on for longer than a quick run should takes a whole worker.
-        slow_count = sum(since < overdue for since in self._begun.values())
-        room = max(0, most - self._weight - slow_count * (AHEAD - 1))
-        if self._waiting_count and 2 * room < most:
-            return 0
-        return max(0, min(room, self._limit + UNWRITTEN_LIMIT - len(self._tasks)))
+    def _free_room(self) -> int:
+        return max(0, min(self._room.free(), self._limit + UNWRITTEN_LIMIT - len(self._tasks)))
 
     def _leave(self, task: _Task, outcome: Outcome) -> bool:
         """Record a function that has not returned; return whether it keeps its worker's place."""
@@ -364,9 +349,9 @@ class Workers:
         if task.stopping.is_set():
             outcome = Outcome(State.CANCELLED, 0.0, f"stopped before it began: {task.stopping.reason}")
         else:
-            events.emit("run_started", **_names(attempt), kind=attempt.kind, delay_seconds=self._delay_seconds(attempt))
+            events.emit("run_started", **names(attempt), kind=attempt.kind, delay_seconds=self._delay_seconds(attempt))
             outcome = self._executed(task)
-        self._tell(events, attempt, outcome)
+        tell_end(events, attempt, outcome)
         return outcome
 
     def _executed(self, task: _Task) -> Outcome:
@@ -399,25 +384,3 @@ class Workers:
     def _delay_seconds(self, attempt: Attempt) -> float:
         now = self._database_time.now() if self._database_time.known else attempt.started_at
         return max(0.0, (now - attempt.due_at).total_seconds())
-
-    @staticmethod
-    def _tell(events: Events, attempt: Attempt, outcome: Outcome) -> None:
-        ended = {**_names(attempt), "state": outcome.state, "duration_seconds": outcome.seconds}
-        if outcome.state in (State.FAILED, State.TIMED_OUT):
-            code = {} if outcome.exit_code is None else {"exit_code": outcome.exit_code}
-            error = outcome.error or "it failed without a word"
-            if outcome.retry_seconds is None:
-                events.emit("run_failed", **ended, **code, error=error)
-            else:
-                events.emit("run_retrying", **ended, retry_seconds=outcome.retry_seconds, **code, error=error)
-        else:
-            events.emit("run_finished", **ended)
-
-
-def _names(attempt: Attempt) -> dict[str, object]:
-    return {
-        "job": attempt.job_id,
-        "run": attempt.run_id,
-        "scheduled_at": attempt.scheduled_at,
-        "attempt": attempt.attempt,
-    }
