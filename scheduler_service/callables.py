@@ -22,6 +22,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import threading
@@ -29,8 +30,10 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, ModuleType, UnionType
-from typing import Any, Union, get_args, get_origin
+from types import CodeType, ModuleType
+from typing import Any
+
+from scheduler_service.signatures import known_call
 
 PACKAGE = "jobs"
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
@@ -92,7 +95,7 @@ def find(reference: str, jobs_folder: Path) -> Callable[..., Any]:
     if (problem := reference_problem(reference)) is not None:
         raise CallableError(problem)
     name, _, attributes = reference.partition(":")
-    folder = jobs_folder.resolve()
+    folder = _path(os.path.realpath(jobs_folder))
     module, label = _loaded(name, folder) or _load(name, folder)
     found: Any = module
     for attribute in attributes.split("."):
@@ -124,10 +127,10 @@ def argument_problems(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[ArgumentProblem, ...]:
     """Return everything that keeps `function` from being called with `args` and `kwargs`."""
-    signature = _signature(function)
+    known = known_call(function)
+    signature, context = known.signature, known.context
     if signature is None:
         return ()
-    context = context_parameter(function)
     name = _name(function)
     problems: list[ArgumentProblem] = []
     parameters = [p for p in signature.parameters.values() if p.name != context]
@@ -171,45 +174,18 @@ def bind(
 
     TypeError if they do not fit.
     """
-    signature = _signature(function)
-    name = context_parameter(function)
+    known = known_call(function)
+    signature, name = known.signature, known.context
     if signature is None or name is None:
         return tuple(args), dict(kwargs)
-    others = [parameter for parameter in signature.parameters.values() if parameter.name != name]
-    arguments = {**signature.replace(parameters=others).bind(*args, **kwargs).arguments, name: context}
+    arguments = {**known.others.bind(*args, **kwargs).arguments, name: context}
     bound = inspect.BoundArguments(signature, {p: arguments[p] for p in signature.parameters if p in arguments})
     return bound.args, bound.kwargs
 
 
 def context_parameter(function: Callable[..., Any]) -> str | None:
     """Return the name of the parameter annotated RunContext, or None."""
-    signature = _signature(function)
-    for parameter in signature.parameters.values() if signature else ():
-        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if not variadic and _means_context(parameter.annotation):
-            return parameter.name
-    return None
-
-
-def _means_context(annotation: Any) -> bool:
-    if isinstance(annotation, str):
-        return re.search(r"\bRunContext\b", annotation) is not None
-    if get_origin(annotation) in (Union, UnionType):
-        return any(_means_context(part) for part in get_args(annotation))
-    # Not evaluated: the name may be imported for type checkers only.
-    forward = getattr(annotation, "__forward_arg__", None)
-    return _means_context(forward) if forward is not None else getattr(annotation, "__name__", None) == "RunContext"
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    try:
-        if sys.version_info >= (3, 14):
-            import annotationlib  # noqa: PLC0415  # a module of 3.14
-
-            return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
-        return inspect.signature(function)
-    except (TypeError, ValueError):
-        return None  # some functions written in C tell nothing: they judge for themselves when called
+    return known_call(function).context
 
 
 def _loaded(name: str, folder: Path) -> tuple[ModuleType, str] | None:
@@ -222,8 +198,19 @@ def _loaded(name: str, folder: Path) -> tuple[ModuleType, str] | None:
     spec = module.__spec__ if module is not None else None
     if module is None or spec is None or getattr(spec, "_initializing", False):
         return None
-    file = next((file for file in _files(name, folder) if str(file) == spec.origin), None)
-    return None if file is None else (module, _label(file, folder))
+    label = _labels(name, folder).get(spec.origin)
+    return None if label is None else (module, label)
+
+
+@functools.lru_cache(16)
+def _path(text: str) -> Path:
+    return Path(text)  # the same one each time, which knows its hash
+
+
+@functools.lru_cache(4096)
+def _labels(name: str, folder: Path) -> Mapping[str | None, str]:
+    """Return what to call a module in a message, by the files that it may come from."""
+    return {str(file): _label(file, folder) for file in _files(name, folder)}
 
 
 def _files(name: str, folder: Path) -> tuple[Path, Path]:

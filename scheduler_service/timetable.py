@@ -1,8 +1,9 @@
 """When which job is due: the only module that knows APScheduler.
 
-APScheduler keeps one timer a job and tells the dispatcher when it goes off.  It decides nothing:
-which ticks there are, and what becomes of them, is computed from the ledger.  So a timer that goes
-off twice, early or late does no harm, and standbys hold no timers at all.
+APScheduler keeps the timers and tells the dispatcher when one goes off: one for all jobs that always come due
+together, which is what large numbers of jobs do.  It decides nothing: which ticks there are, and what becomes
+of them, is computed from the ledger.  So a timer that goes off twice, early or late does no harm, and standbys
+hold no timers at all.
 
 What APScheduler would do on its own is turned off: its misfire rule and its limit of instances
 refuse without a record, and its triggers give each replica different ticks.
@@ -13,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +37,14 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)  # due, but not at a moment of its o
 MANY = 10**6
 
 logging.getLogger("apscheduler").setLevel(logging.ERROR)  # its view of what it was not asked to decide
+
+
+@dataclass(frozen=True, slots=True)
+class _Timer:
+    """One timer, and the jobs that come due when it goes off."""
+
+    spec: JobSpec  # of one of them
+    job_ids: tuple[str, ...]
 
 
 class Trigger(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
@@ -71,9 +81,13 @@ class _Hand(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
         super().__init__()
         self.due = due
         self.offset = timedelta(0)
+        self.timers: Mapping[str, _Timer] = {}  # replaced whole
 
     def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
-        self.due(job.id, run_times[-1].astimezone(UTC) + self.offset)
+        moment = run_times[-1].astimezone(UTC) + self.offset
+        timer = self.timers.get(job.id)
+        for job_id in () if timer is None else timer.job_ids:
+            self.due(job_id, moment)
         self._run_job_success(job.id, [])
 
 
@@ -148,21 +162,21 @@ class Timetable:
             self._loop.shutdown()
 
     def arm(self, specs: Iterable[JobSpec], term: int) -> None:
-        """Set a timer for each enabled job, from now on."""
+        """Set the timers of all enabled jobs, from now on."""
         with self._arming:
             offset = self._time.ahead_of_wall()
             since = datetime.now(UTC)
             self._loop.pause()
             self._loop.remove_all_jobs()
             self._hand.offset = offset
-            count = 0
-            for spec in specs:
-                if not spec.enabled:
-                    continue
-                count += 1
-                self._set(spec, offset, since)
+            self._hand.timers = timers = _timers(specs)
+            self._loop.setting_many = True
+            for name, timer in timers.items():
+                self._set(name, timer, offset, since)
+            self._loop.setting_many = False
             self._armed = offset
             self._loop.resume()
+        count = sum(len(timer.job_ids) for timer in timers.values())
         self._events.emit("timetable_armed", term=term, job_count=count, offset_seconds=offset.total_seconds())
 
     def rearm(self, before: Iterable[JobSpec], after: Iterable[JobSpec]) -> None:
@@ -179,13 +193,15 @@ class Timetable:
             if not changed or offset is None:  # unarmed, all timers are about to be set
                 return
             since = datetime.now(UTC) - OVERLAP
+            former, self._hand.timers = self._hand.timers, _timers(after)
             self._loop.setting_many = True
-            for job_id in changed & old.keys():
+            for name in former.keys() - self._hand.timers.keys():
                 with contextlib.suppress(JobLookupError):  # its last tick has gone off
-                    self._loop.remove_job(job_id)
-            for spec in after:
-                if spec.id in changed and spec.enabled:
-                    self._set(spec, offset, since)
+                    self._loop.remove_job(name)
+            for name, timer in self._hand.timers.items():
+                # Where jobs join others, their timer may have gone off for the last time already.
+                if name not in former or self._loop.get_job(name) is None:
+                    self._set(name, timer, offset, since)
             self._loop.setting_many = False
             self._loop.wakeup()
         for spec in after:
@@ -200,8 +216,8 @@ class Timetable:
             self._loop.remove_all_jobs()
         self._events.emit("timetable_disarmed", term=term)
 
-    def _set(self, spec: JobSpec, offset: timedelta, since: datetime) -> None:
-        trigger = Trigger(spec, offset)
+    def _set(self, name: str, timer: _Timer, offset: timedelta, since: datetime) -> None:
+        trigger = Trigger(timer.spec, offset)
         # From one moment for all: setting many takes a while, and a tick that comes due meanwhile is some job's last
         # for a day.  A timer that is set into the past goes off at once.
         first = trigger.get_next_fire_time(None, since)
@@ -209,7 +225,7 @@ class Timetable:
             self._loop.add_job(
                 _nothing,
                 trigger,
-                id=spec.id,
+                id=name,
                 next_run_time=first,
                 misfire_grace_time=None,
                 coalesce=True,
@@ -231,6 +247,16 @@ class Timetable:
 def _timings(specs: Iterable[JobSpec]) -> dict[str, tuple[Schedule, timedelta]]:
     """Return what decides when each enabled job comes due."""
     return {spec.id: (spec.schedule, spec.jitter) for spec in specs if spec.enabled}
+
+
+def _timers(specs: Iterable[JobSpec]) -> dict[str, _Timer]:
+    """Return the timers of the enabled jobs, by name: jitter delays each job otherwise, so that it has its own."""
+    together: dict[str, list[JobSpec]] = {}
+    for spec in specs:
+        if spec.enabled:
+            own = f" {spec.jitter} {spec.id}" if spec.jitter else ""
+            together.setdefault(f"{spec.schedule.canonical} {spec.schedule.timezone}{own}", []).append(spec)
+    return {name: _Timer(jobs[0], tuple(job.id for job in jobs)) for name, jobs in together.items()}
 
 
 def _nothing() -> None:

@@ -15,22 +15,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
-from scheduler_service import schedule as schedules
 from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
-from scheduler_service.dispatcher.settling import holder_in_doubt, settle_job, written
+from scheduler_service.dispatcher.agenda import Agenda, Due
+from scheduler_service.dispatcher.settling import holder_in_doubt, written
 from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
-from scheduler_service.dispatcher.telling import tell_adoption, tell_pause, tell_settlement
+from scheduler_service.dispatcher.states import JobStates
+from scheduler_service.dispatcher.telling import tell_adoption, tell_settlement
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement, StartsLimits, Survey
 from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
-from scheduler_service.schedule import ScheduleError
 
-BATCH_JOBS = 500  # jobs settled in one statement,
+BATCH_JOBS = 200  # jobs settled in one statement,
 BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer than a statement may
 MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
@@ -39,9 +38,9 @@ SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a 
 HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
 RETRY_SECONDS = 0.5  # after the database did not answer
+REHEARSE_SECONDS = 60.0  # how often a standby makes sure that it is ready: connections come and go
 IDLE_SECONDS = 1.0  # a standby only shows that it is alive
 SUSPECT_SECONDS = 0.05
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class Leadership(Protocol):
@@ -56,14 +55,6 @@ class Leadership(Protocol):
 
 def _nobody() -> None:
     pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Due:
-    """A job to be settled: at least up to `moment`, not before `retry_at` on the boot clock."""
-
-    moment: datetime
-    retry_at: float = 0.0
 
 
 class Dispatcher:
@@ -94,20 +85,19 @@ class Dispatcher:
         self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
         self._changed = threading.Condition()
         self._lease: Lease | None = None  # the term that we were told to lead
-        self._due: dict[str, _Due] = {}
+        self._agenda = Agenda(self._changed, clock)
         self._stopping = False
         self._signalled = False
         self.stepped_at = clock.monotonic()  # when the thread was last alive, on the boot clock
         self._configured: Mapping[str, JobSpec] | None = None  # a new configuration, not adopted yet
         # From here on only the dispatcher's thread writes.
         self._term = 0  # the term whose job states we hold
-        self._states: dict[str, JobState] = {}
-        self._fresh: set[str] = set()  # jobs not wholly settled yet in this term
-        self._partial: set[str] = set()  # jobs of which only some ticks are being settled
+        self._states = JobStates(events)
         self._swept = False  # all jobs were made due in this term
         self._ledger_behind = False  # a configuration was taken up that it has not adopted
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
         self._polled_at = self._settled_all_at = 0.0
+        self._rehearsed_at = -REHEARSE_SECONDS
         self._outage = Outage(events, "dispatcher", clock)
 
     # --- from other threads
@@ -116,7 +106,7 @@ class Dispatcher:
         """Begin to act under this term."""
         with self._changed:
             self._lease = lease
-            self._due = {}
+            self._agenda.clear()
             self._changed.notify()
 
     def retire(self, term: int) -> None:
@@ -124,7 +114,7 @@ class Dispatcher:
         with self._changed:
             if self._lease is not None and self._lease.term == term:
                 self._lease = None
-                self._due = {}
+                self._agenda.clear()
 
     def configure(self, specs: Iterable[JobSpec]) -> None:
         """Take a new set of jobs: what was begun goes on as it was, everything else follows the new one."""
@@ -140,8 +130,7 @@ class Dispatcher:
         """A timer went off: the job must be settled at least up to `moment`."""
         with self._changed:
             if self._lease is not None:
-                known = self._due.get(job_id)
-                self._due[job_id] = _Due(moment if known is None else max(moment, known.moment))
+                self._agenda.add(job_id, moment)
                 self._changed.notify()
 
     def wake(self) -> None:
@@ -164,7 +153,7 @@ class Dispatcher:
     def at_rest(self) -> bool:
         """Whether no job waits to be settled and no configuration to be taken up: only a poll may find something."""
         with self._changed:
-            return not self._due and self._configured is None
+            return not self._agenda and self._configured is None
 
     # --- the thread
 
@@ -196,11 +185,13 @@ class Dispatcher:
 
     def _act(self) -> float | None:
         self._starter.answer_claims()
+        if self._starter.give_back():
+            self._signalled = True
         reconfigured = self._reconfigure()
         lease = self._current()
         if lease is None:
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
-            return IDLE_SECONDS if self._lease is None else None
+            return self._stand_by() if self._lease is None else None
         if (lease.term != self._term or reconfigured) and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
@@ -208,19 +199,27 @@ class Dispatcher:
             if lease.term == self._term and self._swept and not self._adopt(lease):
                 return SUSPECT_SECONDS
             self._settled_all_at, self._swept = now, True
-            self._settle_soon(self._states)
+            self._agenda.add_all(self._states)
         wanted = self._signalled
         with self._changed:
             self._signalled = False
-        batch = self._take()
+        batch = self._agenda.take(max(1, BATCH_JOBS // self._share))
         if batch:
             self._settle(lease, batch)
             wanted = True
         polling = now - self._polled_at >= POLL_SECONDS
-        if polling or (wanted and self._starter.free_count):
+        if polling or (wanted and self._starter.has_room):
             self._polled_at = now
             self._start(lease)
         return self._pause()
+
+    def _stand_by(self) -> float:
+        """Be ready to lead: what is said for the first time costs most, and would be said just after the election."""
+        now = self._clock.monotonic()
+        if now - self._rehearsed_at >= REHEARSE_SECONDS:
+            self._rehearsed_at = now
+            self._ledger.rehearse()
+        return IDLE_SECONDS
 
     def _reconfigure(self) -> bool:
         """Take up a new configuration, if there is one; return whether the ledger must learn of it."""
@@ -236,22 +235,11 @@ class Dispatcher:
         return lease if told is not None and lease is not None and lease.term == told.term else None
 
     def _ready(self) -> bool:
-        now = self._clock.monotonic()
-        return self._lease is not None and any(one.retry_at <= now for one in self._due.values())
-
-    def _take(self) -> dict[str, _Due]:
-        now = self._clock.monotonic()
-        with self._changed:
-            ready = {job_id: one for job_id, one in self._due.items() if one.retry_at <= now}
-        # A timer first: the sweep over all jobs may be long.
-        order = sorted(ready, key=lambda job_id: (ready[job_id].moment == LONG_AGO, job_id))
-        return {job_id: ready[job_id] for job_id in order[: max(1, BATCH_JOBS // self._share)]}
+        return self._lease is not None and self._agenda.ready
 
     def _pause(self) -> float:
-        with self._changed:
-            now = self._clock.monotonic()
-            first = min((one.retry_at for one in self._due.values()), default=now + POLL_SECONDS)
-            return max(0.0, min(first, self._polled_at + POLL_SECONDS) - now)
+        now, first = self._clock.monotonic(), self._agenda.next_at()
+        return max(0.0, min(now + POLL_SECONDS if first is None else first, self._polled_at + POLL_SECONDS) - now)
 
     # --- taking over
 
@@ -262,17 +250,15 @@ class Dispatcher:
             return False
         elected = lease.term != self._term
         self._term, self._ledger_behind = lease.term, False
-        former, self._states = self._states, {}
-        for state in adoption.states:
-            if state.enabled or self._specs[state.job_id].enabled:
-                self._learn(state, former.get(state.job_id))
+        wanted = (state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled)
+        self._states.replace(wanted, elected=elected)
         if elected:
-            self._fresh, self._swept = set(self._states), False
+            self._swept = False
             self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS
         else:
             # An edited job is settled now: what its new schedule says holds from this moment on, not from its
             # next tick.
-            self._settle_soon(state.job_id for state in self._states.values() if self._is_edited(state))
+            self._agenda.add_all(state.job_id for state in self._states.values() if self._is_edited(state))
         edited = [state.job_id for state in self._states.values() if self._is_edited(state)]
         disabled = [job_id for job_id in edited if not self._specs[job_id].enabled]
         tell_adoption(self._events, lease, adoption, [job for job in edited if job not in disabled], disabled)
@@ -282,22 +268,12 @@ class Dispatcher:
         spec = self._specs[state.job_id]
         return (state.schedule, state.timezone, state.enabled) != (*written(spec), spec.enabled)
 
-    def _learn(self, state: JobState, former: JobState | None) -> None:
-        """Take note of what the ledger holds of a job, and tell of a new pause."""
-        self._states[state.job_id] = state
-        tell_pause(self._events, state, former)
-
-    def _settle_soon(self, job_ids: Iterable[str]) -> None:
-        with self._changed:
-            for job_id in job_ids:
-                self._due.setdefault(job_id, _Due(LONG_AGO))
-
     # --- settling
 
-    def _settle(self, lease: Lease, batch: Mapping[str, _Due]) -> None:
+    def _settle(self, lease: Lease, batch: Mapping[str, Due]) -> None:
         known = [job_id for job_id in batch if job_id in self._states]
         for job_id in batch.keys() - set(known):
-            self._done(job_id, batch[job_id].moment)
+            self._agenda.done(job_id, batch[job_id].moment)
         if not known:
             return
         survey = self._ledger.survey(known)
@@ -309,7 +285,7 @@ class Dispatcher:
         except StoreUnavailable:
             # If it was too much for one statement, less of it is not; if it is one job's fault, the others go on.
             if len(settlements) == 1 and self._share >= BATCH_JOBS:
-                self._retry(next(iter(settlements)), SETTLE_ALL_SECONDS)
+                self._agenda.retry(next(iter(settlements)), SETTLE_ALL_SECONDS)
             self._share = min(self._share * 4, MOST_SHARES)
             raise
         self._share = 1
@@ -326,19 +302,19 @@ class Dispatcher:
         for one in survey.open_runs:
             open_runs.setdefault(one.run.job_id, []).append(one)
         settlements: dict[str, Settlement] = {}
-        row_count = 0
+        row_count, most = 0, max(1, JOB_ROWS // self._share)
         for job_id in job_ids:
             if row_count >= BATCH_ROWS // self._share:
                 break  # the others stay due
             runs = open_runs.get(job_id, [])
             ahead_seconds = (self._states[job_id].settled_until - survey.now).total_seconds()
             if ahead_seconds > 0:  # the database's clock was set back: nothing is due that is not settled
-                self._retry(job_id, ahead_seconds)
+                self._agenda.retry(job_id, ahead_seconds)
             elif (holder := self._doubtful(lease, job_id, runs, survey)) is not None:
                 self._events.emit("settling_held", job=job_id, run=holder.run.id, holder=holder.run.instance_id)
-                self._retry(job_id, HELD_SECONDS)
+                self._agenda.retry(job_id, HELD_SECONDS)
             else:
-                settlements[job_id] = self._settlement(job_id, runs, survey.now)
+                settlements[job_id] = self._states.settlement(self._specs[job_id], runs, survey.now, most)
                 row_count += len(settlements[job_id].decisions)
         return settlements
 
@@ -348,57 +324,27 @@ class Dispatcher:
         believed_after = max(lease.acquired_at, survey.now - self._unseen_after)
         return holder_in_doubt(runs, lease.leader_id, believed_after)
 
-    def _settlement(self, job_id: str, runs: list[OpenRun], now: datetime) -> Settlement:
-        spec, state = self._specs[job_id], self._states[job_id]
-        most = max(1, JOB_ROWS // self._share)
-        try:
-            past = schedules.parse(state.schedule, state.timezone)
-        except ScheduleError as error:
-            # Another version wrote it, or a zone is gone: the configured one holds from `settled_until` on.
-            stored = f"{state.schedule} ({state.timezone})"
-            self._events.emit("schedule_unreadable", job=job_id, stored=stored, error=str(error))
-            past = spec.schedule
-        settlement, whole = settle_job(spec, state, past, runs, now, anew=job_id in self._fresh, most=most)
-        (self._partial.discard if whole else self._partial.add)(job_id)
-        return settlement
-
     def _record(self, settlement: Settlement, moment: datetime, now: datetime) -> None:
         job_id = settlement.state.job_id
-        self._states[job_id] = settlement.applied()
+        whole = self._states.applied(settlement)
         tell_settlement(self._events, settlement)
         if settlement.replaced:
             self.on_replaced()
-        if job_id in self._partial:
-            self._fresh.add(job_id)  # what was decided now and what is decided next belong together
+        if not whole:
             return
-        self._fresh.discard(job_id)
-        if not settlement.enabled:
-            del self._states[job_id]
         if not settlement.enabled or settlement.until >= moment:
-            self._done(job_id, moment)
+            self._agenda.done(job_id, moment)
         else:  # a timer that went off early: the database's clock is not there yet
-            self._retry(job_id, (moment - now).total_seconds())
+            self._agenda.retry(job_id, (moment - now).total_seconds())
 
     def _read_again(self, changed: set[str]) -> None:
         found = {state.job_id: state for state in self._ledger.job_states(sorted(changed))}
         for state in found.values():
-            self._learn(state, self._states.get(state.job_id))
+            self._states.learn(state)
         for job_id in changed:
-            self._retry(job_id, CHANGED_SECONDS)
+            self._agenda.retry(job_id, CHANGED_SECONDS)
         if found.keys() != changed:
             self._term = 0  # somebody deleted rows: adopt the jobs anew
-
-    def _done(self, job_id: str, moment: datetime) -> None:
-        with self._changed:
-            known = self._due.get(job_id)
-            if known is not None and known.moment <= moment:
-                del self._due[job_id]
-
-    def _retry(self, job_id: str, seconds: float) -> None:
-        with self._changed:
-            known = self._due.get(job_id)
-            if known is not None:
-                self._due[job_id] = replace(known, retry_at=self._clock.monotonic() + seconds)
 
     # --- starting
 
@@ -426,9 +372,9 @@ class Dispatcher:
         if over or new:
             for state in self._ledger.job_states(sorted({*over, *new})):
                 if state.settled_until >= self._states[state.job_id].settled_until:
-                    self._learn(state, self._states[state.job_id])
+                    self._states.learn(state)
         # Not those whose end is yet to come: settling ends nothing then, and would be asked for by every poll.
-        self._settle_soon(over)
+        self._agenda.add_all(over)
 
     # --- what went wrong
 

@@ -1,6 +1,6 @@
 """Start what waits in the ledger, and hand what was started to the workers.
 
-    poll --as many as there are workers and processes--> start --> submit
+    poll --as many as there is room for--> start --> submit
                                                            |
                                             no reply: claimed, until it is known what was started
 
@@ -11,7 +11,7 @@ leader or not: its attempt is open under our name.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,22 +26,28 @@ class Pool(Protocol):
     """Who runs what was started."""
 
     @property
-    def free_count(self) -> int:
-        """How many attempts can be taken now."""
+    def room(self) -> int:
+        """How many attempts of quick jobs can be taken now."""
+
+    def weight(self, spec: JobSpec) -> int:
+        """Return how many of them one of this job takes the place of."""
+
+    def give_back(self) -> Sequence[Attempt]:
+        """Return attempts that were taken, not begun, and shall wait in the ledger again."""
 
     @property
     def free_process_count(self) -> int:
         """How many of them may be of jobs with `isolation: process`."""
 
-    def submit(self, attempt: Attempt, spec: JobSpec) -> None:
-        """Run an attempt."""
+    def submit(self, attempt: Attempt, spec: JobSpec, weight: int) -> None:
+        """Run an attempt that was given so much of the room."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """A start that was sent: which runs, under which configuration, when (boot clock)."""
+    """A start that was sent: which runs and their weights, under which configuration, when (boot clock)."""
 
-    runs: tuple[Run, ...]
+    runs: Mapping[Run, int]
     specs: Specs
     sent: float
 
@@ -59,9 +65,9 @@ class Starter:
         self._claims: Mapping[str, _Claim] = {}  # sent, and not answered or not handed over
 
     @property
-    def free_count(self) -> int:
-        """How many runs can be started now."""
-        return self._workers.free_count
+    def has_room(self) -> bool:
+        """Whether something can be started now."""
+        return self._workers.room > 0
 
     def open_claims(self) -> frozenset[str]:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
@@ -70,22 +76,31 @@ class Starter:
     def poll(self, specs: Specs) -> Poll:
         """Read what there is to do, and as many runs as there are workers for."""
         isolated = [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
-        return self._ledger.poll(self._workers.free_count, isolated)
+        return self._ledger.poll(self._workers.room, isolated)
 
-    def with_room(self, runs: Iterable[Run], specs: Specs) -> tuple[tuple[Run, ...], bool]:
-        """Return those of the runs for which there are processes, too, and whether others may wait behind the rest."""
-        room = self._workers.free_process_count
-        chosen, more = [], False
+    def with_room(self, runs: Iterable[Run], specs: Specs) -> tuple[Mapping[Run, int], bool]:
+        """Return those of the runs that can be taken, with their weights.
+
+        And whether others may wait behind those that need a process.
+        """
+        room, processes = self._workers.room, self._workers.free_process_count
+        chosen: dict[Run, int] = {}
+        more = False
         for run in runs:
-            if _isolated(specs[run.job_id]):
-                if room == 0:
+            spec = specs[run.job_id]
+            if _isolated(spec):
+                if processes == 0:
                     more = True
                     continue
-                room -= 1
-            chosen.append(run)
-        return tuple(chosen), more
+                processes -= 1
+            weight = self._workers.weight(spec)
+            if weight > room:  # nor what comes behind it: the oldest first
+                break
+            room -= weight
+            chosen[run] = weight
+        return chosen, more
 
-    def start(self, lease: Lease, runs: tuple[Run, ...], specs: Specs) -> bool:
+    def start(self, lease: Lease, runs: Mapping[Run, int], specs: Specs) -> bool:
         """Start runs and hand their attempts over; False when the term is over."""
         claim_id, sent = uuid.uuid4().hex, self._clock.monotonic()
         # Known before it is sent: if the reply is lost we ask for what carries the claim.
@@ -95,15 +110,24 @@ class Starter:
         self._hand_over(claim_id, attempts or [])
         return attempts is not None
 
+    def give_back(self) -> bool:
+        """Let what the workers took and cannot begin wait in the ledger again; return whether there was any."""
+        attempts = self._workers.give_back()
+        # An answer that is lost costs nothing: an open attempt without an owner is found by housekeeping.
+        for instance_id in {attempt.instance_id for attempt in attempts}:
+            self._ledger.unstart(instance_id, [one.id for one in attempts if one.instance_id == instance_id])
+        return bool(attempts)
+
     def answer_claims(self) -> None:
         """Find out what became of starts without an answer."""
         for claim_id, claim in tuple(self._claims.items()):
-            self._hand_over(claim_id, self._ledger.claimed(claim_id, claim.runs, claim.sent))
+            self._hand_over(claim_id, self._ledger.claimed(claim_id, tuple(claim.runs), claim.sent))
 
     def _hand_over(self, claim_id: str, attempts: Iterable[Attempt]) -> None:
-        specs = self._claims[claim_id].specs
+        claim = self._claims[claim_id]
+        weights = {run.id: weight for run, weight in claim.runs.items()}
         for attempt in attempts:
-            self._workers.submit(attempt, specs[attempt.job_id])
+            self._workers.submit(attempt, claim.specs[attempt.job_id], weights[attempt.run_id])
         self._claims = {known: claim for known, claim in self._claims.items() if known != claim_id}
 
 

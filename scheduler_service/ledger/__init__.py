@@ -184,6 +184,12 @@ class LostAttempt:
 class Ledger(Protocol):
     """The verbs of one election's ledger; the implementations differ in how they are made atomic."""
 
+    def rehearse(self) -> None:
+        """Say once what a leader says first, for a term that never was, so that nothing is written.
+
+        The first time is the slowest, here and in the server, and would come just after an election.
+        """
+
     def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
         """Add new jobs, make returned ones accountable from now, cancel waiting runs of jobs that are gone."""
 

@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, text
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import BigInteger, Boolean, DateTime, Float, Integer, Interval, Text
+from sqlalchemy.types import DateTime, Interval, Text
 
+from scheduler_service.clock import EPOCH
 from scheduler_service.ledger import (
     ABSENT_AFTER,
     Adoption,
@@ -22,6 +22,7 @@ from scheduler_service.ledger import (
     Settlement,
     StartsLimits,
 )
+from scheduler_service.ledger.arrays import Array
 from scheduler_service.ledger.reading import PEERS, SIGN_IN, STATE_COLUMNS, LedgerReads, asker
 from scheduler_service.ledger.statements import (
     ADOPT,
@@ -36,13 +37,23 @@ from scheduler_service.ledger.statements import (
 )
 from scheduler_service.model import Attempt, JobSpec, Lease, Reason, Run
 
-_TEXTS, _TIMES, _BOOLS, _IDS = ARRAY(Text), ARRAY(DateTime(timezone=True)), ARRAY(Boolean), ARRAY(BigInteger)
-_INTS, _FLOATS = ARRAY(Integer), ARRAY(Float)
+_TEXTS, _TIMES, _BOOLS, _IDS = Array("text"), Array("timestamptz"), Array("boolean"), Array("bigint")
+_INTS, _FLOATS = Array("integer"), Array("double precision")
 _CLOSE_TYPES = {"gone": Text(), "limited": _TEXTS, "limits": _INTS}
 
 
 class PostgresLedger(LedgerReads):
     """The ledger of one election on PostgreSQL."""
+
+    def rehearse(self) -> None:
+        """Send each statement of a new leader once; the fence refuses them all."""
+        nobody = Lease(self._lock_id, leader_id="", term=0, acquired_at=EPOCH, trusted_until=0.0)
+        self.adopt(nobody, ())
+        self._all_states(set())
+        self.survey(())
+        self.settle(nobody, ())
+        self.poll(0)
+        self.start(nobody, "", (), 0.0)
 
     def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
         """Make the job table agree with `specs`; see Ledger."""

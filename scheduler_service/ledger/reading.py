@@ -283,9 +283,22 @@ class LedgerReads:
     def _text(self, statement: str, values: Mapping[str, Any]) -> TextClause:
         clause = self._texts.get(statement)
         if clause is None:
-            clause = text(statement.replace("{p}", self._database.prefix).replace("{now}", self._now))
-            for name in values:
-                if f" in :{name}" in statement:
-                    clause = clause.bindparams(bindparam(name, expanding=True))
+            words = statement.replace("{p}", self._database.prefix).replace("{now}", self._now)
+            clause = with_lists(words, values, self._database.dialect)
             self._texts[statement] = clause
         return clause
+
+
+def with_lists(statement: str, values: Mapping[str, Any], dialect: str) -> TextClause:
+    """Return a statement that asks for `… in :name` where the value of that name is a list.
+
+    On PostgreSQL the list is one parameter: with one for each of its elements the statement would be another, to
+    be put together and planned anew, for each length.
+    """
+    names = [name for name, value in values.items() if isinstance(value, list)]
+    if dialect == "postgresql":
+        for name in names:
+            statement = statement.replace(f" not in :{name}", f" <> all(:{name})")
+            statement = statement.replace(f" in :{name}", f" = any(:{name})")
+        return text(statement)
+    return text(statement).bindparams(*(bindparam(name, expanding=True) for name in names))

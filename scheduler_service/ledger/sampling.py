@@ -6,15 +6,15 @@ attempts that have begun or ended since the last time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Text, bindparam, text
-from sqlalchemy.types import TypeEngine
+from sqlalchemy import TextClause
 
 from scheduler_service.database import Database
+from scheduler_service.ledger.reading import with_lists
 from scheduler_service.model import State
 from scheduler_service.tables import DATABASE_TIME, from_microseconds
 
@@ -61,8 +61,6 @@ _ATTEMPTS = """
 select 'newest', coalesce(max(id), 0) from {p}run_attempt
 union all
 select 'open', id from {p}run_attempt where state = 'running'"""
-
-_LISTS: Mapping[str, type[TypeEngine[Any]]] = {"jobs": Text, "open": BigInteger}  # typed, for they may be empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +118,7 @@ class Sampler:
         self._database = database
         self._lock_id = lock_id
         self._seconds = seconds
+        self._clauses: dict[str, TextClause] = {}
         now = DATABASE_TIME[database.dialect]
         ago = f"interval '{LIVE_SECONDS} seconds'" if database.dialect == "postgresql" else str(LIVE_SECONDS * 10**6)
         self._words = {"{p}": database.prefix, "{now}": now, "{live}": f"{now} - {ago}"}
@@ -173,11 +172,12 @@ class Sampler:
         )
 
     def _rows(self, statement: str, **values: Any) -> list[Any]:
-        for word, meaning in self._words.items():
-            statement = statement.replace(word, meaning)
-        clause = text(statement)
-        lists = {name: type_ for name, type_ in _LISTS.items() if name in values}
-        clause = clause.bindparams(*(bindparam(name, expanding=True, type_=one) for name, one in lists.items()))
+        clause = self._clauses.get(statement)
+        if clause is None:
+            words = statement
+            for word, meaning in self._words.items():
+                words = words.replace(word, meaning)
+            clause = self._clauses[statement] = with_lists(words, values, self._database.dialect)
         known = {"lock_id": self._lock_id, **values} if ":lock_id" in statement else values
         with self._database.connect(seconds=self._seconds) as connection:
             return list(connection.execute(clause, known).fetchall())

@@ -22,6 +22,9 @@ from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Rea
 class SqliteLedger(SqliteEndings):
     """The ledger of one election in an SQLite file."""
 
+    def rehearse(self) -> None:
+        """Do nothing: there is no server to get ready, and one writer at a time."""
+
     def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
         """Make the job table agree with `specs`; see Ledger."""
         with self._fenced(lease) as (connection, now):

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 from scheduler_service.clock import BootClock, Clock
 from scheduler_service.events import WARNING, Event, Events
 from scheduler_service.logs.render import Render, json_lines, text_lines, without
-from scheduler_service.logs.repeats import Entry, Repeats
+from scheduler_service.logs.repeats import Entry, Repeats, ends_failures
 
 __all__ = ["Logging", "configure", "enter_fields"]
 
@@ -143,6 +143,8 @@ class Logging:
     def _on_event(self, event: Event) -> None:
         if "instance" in event.fields:
             self._instance = {"instance": event.fields["instance"]}
+        if event.level < self._level and not ends_failures(event.name):
+            return
         self.put(Entry(time.time(), event.level, event.name, event.fields, of_job=event.name == "run_output"))
 
     def on_record(self, record: logging.LogRecord) -> None:

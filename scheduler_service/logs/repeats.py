@@ -38,6 +38,7 @@ _ENDS = {
     "leader_active": (frozenset({"leader_idle"}), "leader"),
     "run_finished": (_OF_RUNS, "job"),
 }
+_ENDED_FIELDS = {failure: field for failures, field in _ENDS.values() for failure in failures}
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 Key = tuple[Any, ...]
@@ -67,6 +68,8 @@ class Repeats:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._seen: OrderedDict[Key, _Seen] = OrderedDict()  # longest shown first
+        # Of those that something ends, by name and by what they have in common with it: each run ends, and asks.
+        self._open: dict[tuple[str, Any], dict[Key, None]] = {}
 
     def admit(self, entry: Entry) -> list[Entry]:
         """Return what to show now because of `entry`: itself, with a count perhaps, or nothing."""
@@ -81,11 +84,11 @@ class Repeats:
             seen.held_count += 1
             return told
         held_count = 0 if seen is None else seen.held_count
-        self._seen[key] = _Seen(entry, now)
-        self._seen.move_to_end(key)
+        if seen is not None:
+            self._forget(key)
+        self._remember(key, _Seen(entry, now))
         if len(self._seen) > KEYS_AT_MOST:
-            _, dropped = self._seen.popitem(last=False)
-            told += _told(dropped)
+            told += _told(self._forget(next(iter(self._seen))))
         return [*told, _with_count(entry, held_count)]
 
     def due(self) -> list[Entry]:
@@ -96,10 +99,10 @@ class Repeats:
             key, seen = next(iter(self._seen.items()))
             if now - seen.shown_at < REPEAT_SECONDS:
                 break
-            del self._seen[key]
+            self._forget(key)
             if seen.held_count:
                 told += _told(seen)
-                self._seen[key] = _Seen(seen.entry, now)
+                self._remember(key, _Seen(seen.entry, now))
         return told
 
     def wait_seconds(self) -> float | None:
@@ -113,15 +116,38 @@ class Repeats:
         """Return everything that is held back, with the counts, and forget it."""
         told = [entry for seen in self._seen.values() for entry in _told(seen)]
         self._seen.clear()
+        self._open.clear()
         return told
+
+    def _remember(self, key: Key, seen: _Seen) -> None:
+        self._seen[key] = seen
+        if (common := _common(seen.entry)) is not None:
+            self._open.setdefault(common, {})[key] = None
+
+    def _forget(self, key: Key) -> _Seen:
+        seen = self._seen.pop(key)
+        if (common := _common(seen.entry)) is not None:
+            keys = self._open[common]
+            del keys[key]
+            if not keys:
+                del self._open[common]
+        return seen
 
     def _end(self, names: frozenset[str], field: str, end: Entry) -> list[Entry]:
         value = end.fields.get(field)
-        told = []
-        for key, seen in list(self._seen.items()):
-            if seen.entry.name in names and seen.entry.fields.get(field) == value:
-                told += _told(self._seen.pop(key))
-        return told
+        keys = [key for name in names for key in self._open.get((name, value), ())]
+        return [entry for key in keys for entry in _told(self._forget(key))]
+
+
+def ends_failures(name: str) -> bool:
+    """Whether an event ends a failure, so that it matters even if it is not shown."""
+    return name in _ENDS
+
+
+def _common(entry: Entry) -> tuple[str, Any] | None:
+    """Return by what the end of a failure finds it; None for one that nothing ends."""
+    field = _ENDED_FIELDS.get(entry.name)
+    return None if field is None else (entry.name, entry.fields.get(field))
 
 
 def _key(entry: Entry) -> Key:

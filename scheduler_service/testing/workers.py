@@ -76,6 +76,19 @@ class SimulatedWorkers:
         return self._threads - len(self._going)
 
     @property
+    def room(self) -> int:
+        """The same: nothing is taken ahead."""
+        return self.free_count
+
+    def weight(self, _: JobSpec) -> int:
+        """Return how many attempts one of this job takes the place of."""
+        return 1
+
+    def give_back(self) -> Sequence[Attempt]:
+        """Return nothing: what is taken begins at once."""
+        return ()
+
+    @property
     def free_process_count(self) -> int:
         """How many of these may run in a process of their own."""
         return min(self.free_count, self._processes - sum(one.isolated for one in self._going.values()))
@@ -85,7 +98,7 @@ class SimulatedWorkers:
         """Whether something goes on, or is not recorded as ended."""
         return bool(self._going or self._unwritten)
 
-    def submit(self, attempt: Attempt, spec: JobSpec) -> None:
+    def submit(self, attempt: Attempt, spec: JobSpec, weight: int = 1) -> None:  # noqa: ARG002  # all weigh the same
         """Begin a run."""
         isolated = spec.run is not None and spec.isolation is Isolation.PROCESS
         length, outcome = self._begin(attempt, spec)

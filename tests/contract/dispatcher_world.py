@@ -46,16 +46,28 @@ class Pool:
         self.specs: dict[int, JobSpec] = {}
         self.taken: dict[int, Attempt] = {}
         self.stopped: list[tuple[int, str]] = []
+        self.late: list[int] = []  # of what was taken, by attempt: to be given back
 
     @property
     def free_count(self) -> int:
         return self.size - len(self.taken)
 
     @property
+    def room(self) -> int:
+        return self.free_count
+
+    def weight(self, _: JobSpec) -> int:
+        return 1
+
+    def give_back(self) -> list[Attempt]:
+        late, self.late = self.late, []
+        return [self.taken.pop(attempt_id) for attempt_id in late]
+
+    @property
     def free_process_count(self) -> int:
         return self.processes - sum(self.specs[one].isolation is Isolation.PROCESS for one in self.taken)
 
-    def submit(self, attempt: Attempt, spec: JobSpec) -> None:
+    def submit(self, attempt: Attempt, spec: JobSpec, weight: int = 1) -> None:
         assert attempt.id not in self.taken, "an attempt is never begun twice"
         assert self.free_count > 0
         self.taken[attempt.id] = attempt

@@ -70,6 +70,23 @@ def test_no_more_is_started_than_workers_are_free(world: World) -> None:
     assert sorted(world.runs())[-2:] == [("waiting", "queued")] or ("succeeded", None) in world.runs()
 
 
+@pytest.mark.parametrize("cut", [None, "request", "reply"])
+def test_what_no_worker_could_begin_waits_again_as_if_it_had_not_been_started(world: World, cut: str | None) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    ((late),) = world.pool.taken
+    world.pool.late = [late]
+    if cut is not None:
+        world.cut.cuts["unstart"] = cut
+    world.dispatcher.step()
+    world.housekeeping.step()
+    world.step_all()
+    ((again),) = world.pool.taken.values()
+    assert (again.attempt, again.id > late) == (1, True)
+    assert world.runs() == [("running", None)]
+    assert [row.id for row in world.execute(select(run_attempt.c.id))] == [again.id]
+
+
 def test_ticks_caught_up_run_one_after_another_oldest_first(world: World) -> None:
     world.adopt(job(every=timedelta(seconds=10), catch_up=CatchUp.ALL, catch_up_limit=3), back=timedelta(seconds=59))
     begun = []
@@ -381,7 +398,7 @@ def test_a_timer_that_goes_off_early_loses_no_tick(world: World) -> None:
         assert seconds <= 0.5
     else:
         pytest.fail("the job never got to the moment it was woken for")
-    assert not world.dispatcher._due
+    assert not world.dispatcher._agenda
 
 
 def test_settling_goes_on_after_rows_were_deleted_by_hand(world: World) -> None:

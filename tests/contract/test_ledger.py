@@ -253,7 +253,7 @@ def test_an_exclusive_job_offers_one_run_at_a_time(world: World) -> None:
 def test_two_runs_of_an_exclusive_job_never_start_together(world: World) -> None:
     runs = world.waiting_runs("a", 2, overlap=Overlap.ALLOW)
     assert len(runs) == 2
-    begun = world.ledger.start(world.lease, "claim", [(one, True) for one in runs], 0.0)
+    begun = world.ledger.start(world.lease, "claim", [(one, 1) for one in runs], 0.0)
     assert begun is not None
     assert [one.run_id for one in begun] == [runs[0].id]
 

@@ -12,7 +12,8 @@ import pytest
 
 from scheduler_service.clock import BootClock, DatabaseTime
 from scheduler_service.model import Attempt, JobSpec, Outcome, State
-from scheduler_service.workers import Workers
+from scheduler_service.workers import HELD_SECONDS, Workers
+from scheduler_service.workers.room import AHEAD, QUICK_SECONDS
 from tests.runner.conftest import NOON, PATIENCE_SECONDS, Bench, Told, a_job, an_attempt
 from tests.waiting import wait_until
 
@@ -415,6 +416,88 @@ def test_many_attempts_at_once_are_each_run_once():
     wait_until(lambda: len(world.writer.taken) == number)
     assert sorted(world.jobs.begun) == list(range(1, number + 1))
     assert world.workers.registry() == {}
+
+
+# --- taken ahead
+
+
+def a_quick_world(threads: int = 1) -> World:
+    """Return workers that have seen the job end at once."""
+    world = World(threads)
+    world.jobs.outcome = Outcome(State.SUCCEEDED, QUICK_SECONDS)
+    world.submit(1)
+    world.jobs.let_go(1)
+    world.ended()
+    return world
+
+
+def test_of_a_job_that_was_over_at_once_a_worker_takes_several_runs_ahead():
+    world = World(threads=1)
+    assert (world.workers.room, world.workers.weight(a_job())) == (AHEAD, AHEAD)
+    world = a_quick_world()
+    assert (world.workers.room, world.workers.weight(a_job())) == (AHEAD, 1)
+    ahead = range(2, AHEAD + 2)
+    for number in ahead:
+        world.workers.submit(an_attempt(number, sent=world.clock.now), a_job(), 1)
+    assert world.workers.room == 0
+    with pytest.raises(ValueError, match="no worker is free"):
+        world.workers.submit(an_attempt(100, sent=world.clock.now), a_job(), 1)
+    world.jobs.let_all_go()
+    world.ended(AHEAD + 1)
+    assert world.jobs.begun == [1, *ahead]
+    assert world.jobs.threads == {"worker-1"}
+
+
+@pytest.mark.parametrize("slow", [{"isolation": "process"}, {"run": None, "command": "true"}, {"id": "other"}])
+def test_what_may_take_longer_takes_a_whole_worker(slow: dict[str, Any]):
+    assert a_quick_world().workers.weight(a_job(**{"run": "tidy:main", **slow})) == AHEAD
+
+
+def test_a_job_is_quick_until_a_run_takes_longer():
+    world = a_quick_world()
+    world.jobs.outcome = Outcome(State.SUCCEEDED, 2 * QUICK_SECONDS)
+    world.submit(2)
+    world.jobs.let_go(2)
+    world.ended(2)
+    assert world.workers.weight(a_job()) == AHEAD
+
+
+def test_more_is_taken_when_half_of_what_was_taken_ahead_has_begun():
+    world = a_quick_world(threads=2)
+    for number in range(2, AHEAD + 6):
+        world.workers.submit(an_attempt(number, sent=world.clock.now), a_job(), 1)
+    assert world.workers.room == 0
+    world.jobs.let_go(*range(2, 12))
+    wait_until(lambda: world.workers.room > 0)
+    assert 2 * world.workers.room >= 2 * AHEAD
+    world.jobs.let_all_go()
+
+
+def test_a_quick_job_that_takes_its_time_once_takes_a_whole_worker():
+    world = a_quick_world(threads=2)
+    world.workers.submit(an_attempt(2, sent=world.clock.now), a_job(), 1)
+    wait_until(lambda: world.jobs.begun == [1, 2])
+    assert world.workers.room == 2 * AHEAD - 1
+    world.clock.now += 2 * QUICK_SECONDS
+    assert world.workers.room == AHEAD
+    world.jobs.let_all_go()
+
+
+def test_what_was_taken_ahead_and_cannot_begin_is_given_back_once():
+    world = a_quick_world()
+    for number in (2, 3, 4):
+        world.workers.submit(an_attempt(number, sent=world.clock.now), a_job(), 1)
+    wait_until(lambda: world.jobs.begun == [1, 2])
+    assert world.workers.give_back() == []
+    world.workers.stop_run(4, "cancelled by a person")
+    world.clock.now += 2 * HELD_SECONDS
+    assert [one.id for one in world.workers.give_back()] == [3]
+    assert world.workers.give_back() == []
+    assert world.workers.registry().keys() == {2, 4}
+    world.jobs.let_all_go()
+    world.ended(3)
+    assert world.jobs.begun == [1, 2]
+    assert world.writer.taken[4].state is State.CANCELLED
 
 
 def test_with_a_real_runner_what_a_job_does_ends_no_worker(bench: Bench):

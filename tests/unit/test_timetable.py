@@ -116,6 +116,31 @@ def test_due_jobs_are_passed_on_with_the_databases_time(world: World) -> None:
         assert world.due == [("a", NOON + TEN), ("a", NOON + 2 * TEN)]
 
 
+def test_jobs_that_always_come_due_together_share_a_timer_and_jitter_parts_them(world: World) -> None:
+    jittery = {"jitter": timedelta(seconds=9)}
+    with freeze_time(NOON) as wall:
+        world.timetable.arm([spec(), spec(id="b"), spec(id="c", **jittery), spec(id="d", **jittery)], 1)
+        assert len(world.timetable._loop.get_jobs()) == 3
+        assert world.told[-1].fields["job_count"] == 4
+        wall.tick(2 * TEN)
+        world.clock.now += 20
+        world.turn()
+    assert sorted(job_id for job_id, _ in world.due) == ["a", "b", "c", "d"]
+
+
+def test_a_job_that_joins_others_after_their_last_tick_is_told_to_be_due(world: World) -> None:
+    last = spec(schedule=schedules.at(NOON + TEN))
+    with freeze_time(NOON) as wall:
+        world.timetable.arm([last], 1)
+        wall.tick(TEN)
+        world.clock.now += 10
+        world.turn()
+        world.due.clear()
+        world.timetable.rearm([last], [last, spec(id="b", schedule=schedules.at(NOON + TEN))])
+        world.turn()
+    assert "b" in {job_id for job_id, _ in world.due}
+
+
 def test_without_a_trusted_lease_nothing_goes_off(world: World) -> None:
     with freeze_time(NOON) as wall:
         world.timetable.arm([spec()], 1)
@@ -210,6 +235,7 @@ def test_all_timers_begin_at_the_same_moment(world: World) -> None:
             return add(*arguments, **settings)
 
         world.timetable._loop.add_job = slowly
-        world.timetable.arm([spec(id=name) for name in "abc"], 1)
+        schedule = {name: schedules.every(TEN, timedelta(seconds=number)) for number, name in enumerate("abc")}
+        world.timetable.arm([spec(id=name, schedule=schedule[name]) for name in "abc"], 1)
         world.turn()
     assert {job_id for job_id, _ in world.due} == set("abc")

@@ -20,7 +20,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -31,8 +31,9 @@ from scheduler_service.dispatcher.settling import holder_in_doubt
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Survey
 from scheduler_service.ledger.sampling import JobProgress, Record, Sample
-from scheduler_service.model import JobSpec, Lease, Overlap, State
+from scheduler_service.model import JobSpec, Lease, Overlap
 from scheduler_service.schedule import Schedule, ScheduleError, due_at
+from scheduler_service.watch.fortunes import Fortune, Fortunes
 
 SAMPLE_SECONDS = 5.0
 SOON_SECONDS = 0.5  # when one sample could not hold everything
@@ -41,10 +42,8 @@ BATCH_RECORDS = 100  # jobs whose past is read in one step, which may take longe
 REPEAT_SECONDS = 60.0
 GRACES = 2  # so many times a job's misfire_grace a leader may be late
 LOSSES = 4  # so many times `lost_after` a vanished replica's run may hold its job up beyond that
-LAST_TICKS = 3  # a job that had so many ticks since its last success should have succeeded again
 STRANGE_AGAIN = timedelta(seconds=5)  # when to look again at a job that the leader does not have, or not yet
 TICKLESS_AGAIN = timedelta(minutes=1)  # and at one without a next tick
-FAILURES = frozenset({State.FAILED, State.TIMED_OUT, State.LOST})
 
 
 class Leadership(Protocol):
@@ -90,23 +89,6 @@ class Idle:
     leader: str
     term: int
     oldest: Unsettled
-
-
-@dataclass(frozen=True, slots=True)
-class Fortune:
-    """How a job has done: moments of the database."""
-
-    counted_from: datetime  # its last success; for a job without one, when it was first accounted for
-    succeeded: bool = False
-    failures_in_a_row: int = 0
-    expected_from: datetime | None = None  # a success, or a pause, after which it is expected to succeed
-    overdue_at: datetime | None = None  # by this moment
-
-    def overdue_seconds(self, now: datetime) -> float:
-        """Return for how long it should have succeeded again; 0 if it need not have."""
-        if self.overdue_at is None or self.expected_from is None or self.expected_from < self.counted_from:
-            return 0.0  # it has succeeded meanwhile
-        return max(0.0, (now - self.overdue_at).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +140,7 @@ class Watch:
         self._turns: list[tuple[datetime, str]] = []  # a heap: when to look at which job, in the database's time
         self._turn_of: dict[str, datetime] = {}  # what of the heap still holds
         self._unsettled: dict[str, Unsettled] = {}
-        self._fortunes: dict[str, Fortune] = {}
-        self._unread: list[str] = []  # jobs whose past is not known yet
+        self._fortunes = Fortunes()
         self._newest_attempt: int | None = None
         self._open_attempts: frozenset[int] = frozenset()
         self._leader: tuple[str, int] | None = None
@@ -208,19 +189,19 @@ class Watch:
         if configured is None:
             return
         former, self._specs = self._specs, {spec.id: spec for spec in configured if spec.enabled}
-        for known in (self._turn_of, self._unsettled, self._fortunes):
+        for known in (self._turn_of, self._unsettled):
             for job_id in known.keys() - self._specs.keys():
                 del known[job_id]
         for spec in self._specs.values():
             if former.get(spec.id) != spec:
                 self._take_turn(spec.id, EPOCH)
-        self._unread = [job_id for job_id in self._specs if job_id not in self._fortunes]
+        self._fortunes.configure(self._specs)
 
     def _look(self) -> bool:
         """Take a sample and judge it; return whether there is more to be read."""
         if self._newest_attempt is None:
             self._newest_attempt, self._open_attempts = self._samples.attempts()
-        unread = self._unread[:BATCH_RECORDS]
+        unread = self._fortunes.unread(BATCH_RECORDS)
         records = self._samples.records(unread) if unread else ()
         turns = self._next_turns()
         try:
@@ -230,9 +211,8 @@ class Watch:
                 self._take_turn(job_id, moment)
             raise
         self._newest_attempt, self._open_attempts = sample.newest_attempt, sample.open_attempts
-        self._unread = self._unread[len(unread) :]
-        self._learn(sample)
-        self._recall(records)
+        self._fortunes.learn(sample)
+        self._fortunes.recall(unread, records)
         progress = {one.job_id: one for one in sample.jobs}
         for job_id in turns:
             self._judge_job(self._specs[job_id], progress.get(job_id), sample)
@@ -248,9 +228,9 @@ class Watch:
             idle=self._idle,
             late=self._late,
             paused=sample.paused & self._specs.keys(),
-            fortunes=dict(self._fortunes),
+            fortunes=self._fortunes.known(),
         )
-        return bool(self._unread) or sample.more
+        return bool(self._fortunes.unread(1)) or sample.more
 
     # --- which jobs to look at
 
@@ -273,23 +253,6 @@ class Watch:
 
     # --- what became of jobs
 
-    def _recall(self, records: Iterable[Record]) -> None:
-        for one in records:
-            counted_from = one.accountable_from if one.succeeded_at is None else one.succeeded_at
-            fortune = Fortune(counted_from, one.succeeded_at is not None, int(one.failed_count))
-            self._fortunes.setdefault(one.job_id, fortune)
-
-    def _learn(self, sample: Sample) -> None:
-        for one in sample.ended:
-            fortune = self._fortunes.get(one.job_id)
-            if fortune is None:  # its past is not read yet, and will tell of this too
-                continue
-            if one.state is State.SUCCEEDED:
-                changed = replace(fortune, counted_from=one.finished_at, succeeded=True, failures_in_a_row=0)
-                self._fortunes[one.job_id] = changed
-            elif one.state in FAILURES:
-                self._fortunes[one.job_id] = replace(fortune, failures_in_a_row=fortune.failures_in_a_row + 1)
-
     def _judge_job(self, spec: JobSpec, progress: JobProgress | None, sample: Sample) -> None:
         self._unsettled.pop(spec.id, None)
         if progress is None or not progress.enabled or not progress.configured:
@@ -304,28 +267,7 @@ class Watch:
             if due <= sample.now:
                 self._unsettled[spec.id] = Unsettled(spec.id, tick, due)
             self._take_turn(spec.id, due)
-        self._expect_success(spec, sample)
-
-    def _expect_success(self, spec: JobSpec, sample: Sample) -> None:
-        """Note when the job should have succeeded again; anew only once that moment has come, for it takes a while."""
-        fortune = self._fortunes.get(spec.id)
-        if fortune is None:
-            self._unread.append(spec.id)  # no leader knew it when its past was read
-            return
-        expected_from = fortune.counted_from if fortune.expected_from is None else fortune.expected_from
-        if spec.id in sample.paused:
-            expected_from = sample.now
-        elif fortune.overdue_at is not None and sample.now < fortune.overdue_at:
-            return
-        expected_from = max(expected_from, fortune.counted_from)
-        if fortune.overdue_at is not None and expected_from == fortune.expected_from:
-            return
-        tick: datetime | None = expected_from
-        for _ in range(LAST_TICKS):
-            tick = None if tick is None else spec.schedule.after(tick)
-        allowed = spec.jitter + spec.misfire_grace + (spec.timeout or timedelta(0))
-        overdue_at = None if tick is None else tick + allowed
-        self._fortunes[spec.id] = replace(fortune, expected_from=expected_from, overdue_at=overdue_at)
+        self._fortunes.expect_success(spec, sample)
 
     # --- what the leader does
 

@@ -7,6 +7,10 @@
 A worker is free when its function has returned; the attempt stays registered until its result is
 durable, so that whoever compares the ledger with the register finds no attempt without an owner.
 
+Runs of a job whose last one was over at once need not be started one by one, each with its round trip, while
+hundreds wait: a worker takes a few of them ahead.  What nobody has begun a second later, because those before
+it were not over at once, is given back, and its run waits in the ledger again.
+
 A function that is over its time-out and does not return is stuck: its thread cannot be ended.
 
     running --time-out, grace--> stuck: recorded as timed out, its slot held, its worker's place replaced
@@ -23,6 +27,7 @@ ledger first: an attempt that was marked lost meanwhile may already run elsewher
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -34,7 +39,10 @@ from scheduler_service.context import Stopping
 from scheduler_service.events import Events
 from scheduler_service.model import Attempt, JobSpec, Outcome, State
 from scheduler_service.runner import needs_process
+from scheduler_service.workers.room import AHEAD, Room
+from scheduler_service.workers.telling import names, tell_end
 
+HELD_SECONDS = 1.0  # what was taken ahead and not begun for so long is given back
 UNWRITTEN_LIMIT = 1000  # attempts that are not durably recorded, beside one a thread: nothing new is taken beyond it
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
@@ -55,6 +63,8 @@ class ResultWriter(Protocol):
 class _Task:
     attempt: Attempt
     spec: JobSpec
+    weight: int  # of AHEAD to a worker
+    taken_at: float  # boot clock
     stopping: Stopping = field(default_factory=Stopping)
     late: list[Outcome] = field(default_factory=list)  # of a function that returned just after it was given up
 
@@ -66,7 +76,7 @@ class _Stuck:
     attempt: Attempt
     ran_seconds: float  # until it was given up
     since: float  # when that was, on the boot clock
-    keeps_its_place: bool
+    kept: _Task | None  # whose place it keeps
 
 
 def _nobody() -> None:
@@ -116,10 +126,11 @@ class Workers:
         self._changed = threading.Condition()
         self._tasks: dict[int, _Task] = {}  # by attempt id: taken, and not durably recorded
         self._stuck: dict[int, _Stuck] = {}  # by attempt id
+        self._room = Room(threads, clock)
         self._busy_count = 0
         self._busy_process_count = 0
         self._threads: list[threading.Thread] = []
-        self._inbox: queue.SimpleQueue[_Task] = queue.SimpleQueue()  # never longer than there are threads
+        self._inbox: queue.SimpleQueue[_Task] = queue.SimpleQueue()  # as long as the weights allow
         self.on_free: Callable[[], None] = _nobody
         results.on_written = self._written
 
@@ -127,8 +138,22 @@ class Workers:
 
     @property
     def free_count(self) -> int:
-        """How many attempts can be taken now; only `submit` makes it less."""
+        """How many attempts would be begun at once."""
         return max(0, min(self._limit - self._busy_count, self._limit + UNWRITTEN_LIMIT - len(self._tasks)))
+
+    @property
+    def room(self) -> int:
+        """How many runs of quick jobs can be taken now; a run of another takes the place of `weight` of them.
+
+        None while half of what may be taken ahead still waits, so that what is started is started in few and
+        large batches.
+        """
+        with self._changed:
+            return self._free_room()
+
+    def weight(self, spec: JobSpec) -> int:
+        """Return how much of `room` a run of this job takes."""
+        return AHEAD if needs_process(spec) or spec.command is not None else self._room.weight(spec.id)
 
     @property
     def free_process_count(self) -> int:
@@ -145,29 +170,51 @@ class Workers:
         with self._changed:
             return tuple(one.attempt for one in self._stuck.values())
 
-    def submit(self, attempt: Attempt, spec: JobSpec) -> None:
-        """Run `attempt` in a free worker; ValueError if there is none, or if it was taken already.
+    def submit(self, attempt: Attempt, spec: JobSpec, weight: int = AHEAD) -> None:
+        """Run `attempt` in a worker; ValueError if there is no room, or if it was taken already.
 
-        An attempt whose number another has here is not begun: a database that forgot the other (a promoted
-        standby) gave it again.  Housekeeping gives back what is open under our name and not registered.
+        `weight` is the job's as it was when the room was asked for: what was room then is room now.  An attempt
+        whose number another has here is not begun: a database that forgot the other (a promoted standby) gave it
+        again.  Housekeeping gives back what is open under our name and not registered.
         """
-        own_process = needs_process(spec)
+        own_process, now = needs_process(spec), self._clock.monotonic()
         with self._changed:
-            if self.free_count == 0:
-                raise ValueError(f"no worker is free for attempt {attempt.id}: ask free_count before starting")
-            if own_process and self.free_process_count == 0:
+            if not self._room.has(weight) or len(self._tasks) >= self._limit + UNWRITTEN_LIMIT:
+                raise ValueError(f"no worker is free for attempt {attempt.id}: ask for room before starting")
+            if own_process and self._busy_process_count >= self._process_limit:
                 raise ValueError(f"no process is free for attempt {attempt.id}: ask free_process_count before starting")
             other = self._tasks.get(attempt.id)
             if other is not None and other.attempt.started_at != attempt.started_at:
                 return
             if other is not None:
                 raise ValueError(f"attempt {attempt.id} was submitted twice")
-            if len(self._threads) == self._busy_count:
+            if len(self._threads) < min(self._busy_count + 1, self._limit):
                 self._start_thread()
             self._busy_count += 1
+            self._room.take(weight)
             self._busy_process_count += own_process
-            task = self._tasks[attempt.id] = _Task(attempt, spec)
+            task = self._tasks[attempt.id] = _Task(attempt, spec, weight, now)
         self._inbox.put(task)
+
+    def give_back(self) -> list[Attempt]:
+        """Forget attempts that were taken ahead and that nobody has begun for a while; return them."""
+        before = self._clock.monotonic() - HELD_SECONDS
+        with self._changed:
+            if not self._room.waiting_count:
+                return []
+            waiting = []
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.append(self._inbox.get_nowait())
+            late = [task for task in waiting if task.taken_at < before and not task.stopping.is_set()]
+            for task in late:
+                del self._tasks[task.attempt.id]
+                self._room.begin(task.attempt.id, task.weight)
+                self._leave_place(task)
+            for task in waiting:
+                if task.attempt.id in self._tasks:
+                    self._inbox.put(task)
+            return [task.attempt for task in late]
 
     def registry(self) -> dict[int, Attempt]:
         """Return every attempt that was taken and is not durably recorded yet, by its id."""
@@ -195,7 +242,8 @@ class Workers:
                 return
             stuck = self._stuck.pop(attempt.id)
             self._results.add(attempt, outcome)
-            self._busy_count -= stuck.keeps_its_place
+            if stuck.kept is not None:
+                self._leave_place(stuck.kept)
             self._changed.notify_all()
         self._events.bind(term=attempt.term).emit(
             "thread_returned",
@@ -232,6 +280,8 @@ class Workers:
             self._on_crash(name, error)
 
     def _work(self, task: _Task) -> None:
+        with self._changed:
+            self._room.begin(task.attempt.id, task.weight)
         outcome = self._perform(task)
         keeps_its_place = False
         if outcome is not None and outcome.returned:
@@ -239,12 +289,24 @@ class Workers:
         elif outcome is not None:
             keeps_its_place = self._leave(task, outcome)
         with self._changed:
-            self._busy_count -= not keeps_its_place
-            self._busy_process_count -= needs_process(task.spec)
+            if outcome is not None:
+                self._room.note(task.spec.id, outcome.seconds if outcome.returned else None)
+            if not keeps_its_place:
+                self._leave_place(task)
             if outcome is None:
                 del self._tasks[task.attempt.id]
-            self._changed.notify_all()
-        self.on_free()
+                self._changed.notify_all()
+            room = self._free_room()
+        if room:
+            self.on_free()
+
+    def _leave_place(self, task: _Task) -> None:
+        self._room.end(task.attempt.id, task.weight)
+        self._busy_count -= 1
+        self._busy_process_count -= needs_process(task.spec)
+
+    def _free_room(self) -> int:
+        return max(0, min(self._room.free(), self._limit + UNWRITTEN_LIMIT - len(self._tasks)))
 
     def _leave(self, task: _Task, outcome: Outcome) -> bool:
         """Record a function that has not returned; return whether it keeps its worker's place."""
@@ -254,7 +316,9 @@ class Workers:
                 self._results.add(attempt, task.late[0])
                 return False
             keeps_its_place = len(self._stuck) >= self._limit
-            self._stuck[attempt.id] = _Stuck(attempt, outcome.seconds, self._clock.monotonic(), keeps_its_place)
+            self._stuck[attempt.id] = _Stuck(
+                attempt, outcome.seconds, self._clock.monotonic(), task if keeps_its_place else None
+            )
             # Under the lock, so that it cannot follow, and replace, the result that says it has returned.
             self._results.add(attempt, outcome)
             self._events.bind(term=attempt.term).emit(
@@ -272,7 +336,7 @@ class Workers:
             for attempt in attempts:
                 self._tasks.pop(attempt.id, None)
             self._changed.notify_all()
-        self.on_free()
+        self.on_free()  # a slot may be free
 
     def _perform(self, task: _Task) -> Outcome | None:
         """Run the task; None if it is no longer ours."""
@@ -290,9 +354,9 @@ class Workers:
         if task.stopping.is_set():
             outcome = Outcome(State.CANCELLED, 0.0, f"stopped before it began: {task.stopping.reason}")
         else:
-            events.emit("run_started", **_names(attempt), kind=attempt.kind, delay_seconds=self._delay_seconds(attempt))
+            events.emit("run_started", **names(attempt), kind=attempt.kind, delay_seconds=self._delay_seconds(attempt))
             outcome = self._executed(task)
-        self._tell(events, attempt, outcome)
+        tell_end(events, attempt, outcome)
         return outcome
 
     def _executed(self, task: _Task) -> Outcome:
@@ -325,25 +389,3 @@ class Workers:
     def _delay_seconds(self, attempt: Attempt) -> float:
         now = self._database_time.now() if self._database_time.known else attempt.started_at
         return max(0.0, (now - attempt.due_at).total_seconds())
-
-    @staticmethod
-    def _tell(events: Events, attempt: Attempt, outcome: Outcome) -> None:
-        ended = {**_names(attempt), "state": outcome.state, "duration_seconds": outcome.seconds}
-        if outcome.state in (State.FAILED, State.TIMED_OUT):
-            code = {} if outcome.exit_code is None else {"exit_code": outcome.exit_code}
-            error = outcome.error or "it failed without a word"
-            if outcome.retry_seconds is None:
-                events.emit("run_failed", **ended, **code, error=error)
-            else:
-                events.emit("run_retrying", **ended, retry_seconds=outcome.retry_seconds, **code, error=error)
-        else:
-            events.emit("run_finished", **ended)
-
-
-def _names(attempt: Attempt) -> dict[str, object]:
-    return {
-        "job": attempt.job_id,
-        "run": attempt.run_id,
-        "scheduled_at": attempt.scheduled_at,
-        "attempt": attempt.attempt,
-    }

@@ -1,0 +1,198 @@
+"""How late functions begin when many ticks come due in the same moment, beside plain APScheduler.
+
+    python -m benchmarks.bursts [--jobs 1000 10000] [--rounds 5] [--sqlite]
+
+One replica with the default settings, and a PostgreSQL server of its own; all its jobs do nothing, in threads,
+and come due together every 20 s.  Each function returns how long ago its tick was, on the wall clock, and the
+ledger keeps that with the attempt.  "plain" is APScheduler as it comes, in a process of its own, with as many
+jobs and threads: they are kept in memory, and nothing is recorded.
+
+Both live at the same time and take turns, a burst every 10 s, so that whatever else the machine does hits the one
+like the other.  "ratio" is the median over the rounds of ours by plain's: it stays true on a busy machine, where
+milliseconds do not.  "processor" is what a burst took of it in the process, the server left out.  The first burst
+of each counts for nothing: modules are loaded, and threads started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from scheduler_service.config.settings import Workers
+from tests.faults.evidence import Books
+from tests.faults.fleet import Fleet
+from tests.servers import PostgresServer
+
+PERIOD_SECONDS = 20
+PLAIN_OFFSET_SECONDS = PERIOD_SECONDS // 2
+SOURCE = """
+import time
+from scheduler_service.context import RunContext
+def nothing(run: RunContext): return time.time() - run.due_at.timestamp()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """How long after the tick each function began, and what the burst took of the processor."""
+
+    seconds: Sequence[float]
+    processor_seconds: float
+
+
+def main() -> None:
+    """Run each size and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, nargs="+", default=[1000, 10_000], help="how many come due together")
+    parser.add_argument("--rounds", type=int, default=5, help="how many bursts of each are counted")
+    parser.add_argument("--sqlite", action="store_true", help="on an SQLite file instead of PostgreSQL")
+    parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.plain is not None:
+        _be_plain(options.plain)
+        return
+    print(f"{'milliseconds':22} {'n':>7} {'p50':>8} {'p90':>8} {'p99':>8} {'max':>8} {'processor':>10}")
+    for count in options.jobs:
+        with tempfile.TemporaryDirectory(prefix="bursts-") as folder:
+            if options.sqlite:
+                _compare(Path(folder), f"sqlite:///{folder}/scheduler.db", count, options.rounds)
+            else:
+                with PostgresServer() as server:
+                    _compare(Path(folder), server.url, count, options.rounds)
+
+
+def _compare(folder: Path, url: str, count: int, rounds: int) -> None:
+    (folder / "job.py").write_text(SOURCE)
+    jobs = {f"job-{number:05}": {"run": "job:nothing", "every": f"{PERIOD_SECONDS}s"} for number in range(count)}
+    books = Books(url)
+    ours: list[Burst] = []
+    plains: list[Burst] = []
+    with Fleet(folder, url, jobs, election={}, service={"jobs_folder": str(folder)}) as fleet, _plain(count) as plain:
+        (replica,) = fleet.start()
+        replica.wait_for("timetable_armed")
+        for turn in range(rounds + 1):
+            tick = _next_tick(0)
+            begun = _processor_seconds(replica.pid)
+            _sleep_until(tick + timedelta(seconds=PLAIN_OFFSET_SECONDS - 2))
+            fleet.wait_until(lambda tick=tick: _ended_count(books, tick) == count, 0.5)
+            one = Burst(_delays(books, tick), _processor_seconds(replica.pid) - begun)
+            other = _read_plain(plain)
+            if turn:
+                ours.append(one)
+                plains.append(other)
+    _print(f"{count} ours", ours)
+    _print(f"{count} plain", plains)
+    ratios = [
+        [_cut(one.seconds, at) / _cut(other.seconds, at) for one, other in zip(ours, plains, strict=True)]
+        for at in (50, 90, 99, 100)
+    ]
+    figures = " ".join(f"{statistics.median(one):8.2f}" for one in ratios)
+    print(f"{f'{count} ratio':22} {rounds:7} {figures}", flush=True)
+
+
+def _next_tick(offset_seconds: int) -> datetime:
+    """Return the next multiple of the period that is not so near that we would miss it."""
+    since = (time.time() - offset_seconds + 1) // PERIOD_SECONDS + 1
+    return datetime.fromtimestamp(since * PERIOD_SECONDS + offset_seconds, UTC)
+
+
+def _sleep_until(moment: datetime) -> None:
+    time.sleep(max(0.0, moment.timestamp() - time.time()))
+
+
+def _ended_count(books: Books, tick: datetime) -> int:
+    return len(_delays(books, tick))
+
+
+def _delays(books: Books, tick: datetime) -> list[float]:
+    at = str(int(tick.timestamp() * 1_000_000)) if books.on_sqlite else f"'{tick.isoformat()}'"
+    rows = books.rows(
+        "select a.result from {p}run r join {p}run_attempt a on a.run_id = r.id"  # noqa: S608  # our own moment
+        f" where r.scheduled_at = {at} and a.state = 'succeeded'"
+    )
+    return [float(result) for (result,) in rows]
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return what a process has taken of the processor so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# --- plain APScheduler
+
+
+@contextlib.contextmanager
+def _plain(count: int) -> Iterator[subprocess.Popen[str]]:
+    command = (sys.executable, "-m", "benchmarks.bursts", "--plain", str(count))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # ourselves
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _read_plain(process: subprocess.Popen[str]) -> Burst:
+    assert process.stdout is not None  # noqa: S101  # asked for above
+    return Burst(**json.loads(process.stdout.readline()))
+
+
+def _be_plain(count: int) -> None:
+    """Have plain APScheduler do the same; write a line for each burst."""
+    delays: list[float] = []
+    due_at = 0.0
+
+    def nothing() -> None:
+        delays.append(time.time() - due_at)
+
+    scheduler = BackgroundScheduler(
+        executors={"default": ThreadPoolExecutor(Workers().threads)},
+        job_defaults={"misfire_grace_time": None},
+        timezone=UTC,
+    )
+    first = _next_tick(PLAIN_OFFSET_SECONDS)
+    scheduler.start(paused=True)
+    for number in range(count):
+        scheduler.add_job(nothing, "interval", seconds=PERIOD_SECONDS, start_date=first, id=f"job-{number:05}")
+    scheduler.resume()
+    tick = _next_tick(PLAIN_OFFSET_SECONDS)
+    while True:
+        due_at = tick.timestamp()
+        begun = _processor_seconds(os.getpid())
+        _sleep_until(tick + timedelta(seconds=PLAIN_OFFSET_SECONDS - 2))
+        print(json.dumps({"seconds": delays, "processor_seconds": _processor_seconds(os.getpid()) - begun}), flush=True)
+        delays = []
+        tick += timedelta(seconds=PERIOD_SECONDS)
+
+
+# --- figures
+
+
+def _cut(seconds: Sequence[float], percent: int) -> float:
+    ordered = sorted(seconds)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+def _print(name: str, bursts: Sequence[Burst]) -> None:
+    together = [one for burst in bursts for one in burst.seconds]
+    figures = " ".join(f"{1000 * _cut(together, at):8.1f}" for at in (50, 90, 99, 100))
+    processor = 1000 * statistics.median(burst.processor_seconds for burst in bursts)
+    print(f"{name:22} {len(together):7} {figures} {processor:10.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
