@@ -96,19 +96,22 @@ select (select count(*) from fence), (select coalesce(json_agg(job_id), '[]') fr
 
 START = (
     _FENCE
-    + """, wanted as (
+    + """, held as materialized (
+  -- Once: asked for each run, the index would be walked each time, with all that was held since the last vacuum.
+  select job_id, slot from {p}run where lock_id = :lock_id and slot_held),
+wanted as (
   select r.id, r.job_id, w.max_running,
          row_number() over (partition by r.job_id order by r.scheduled_at, r.id) as turn,
-         (select count(*) from {p}run o where o.lock_id = r.lock_id and o.job_id = r.job_id and o.slot_held) as held
+         coalesce(h.count, 0) as held
     from {p}run r join unnest(:runs, :limits) as w (id, max_running) on w.id = r.id
+    left join (select job_id, count(*) as count from held group by job_id) h on h.job_id = r.job_id
    where r.state = 'waiting' and r.due_at <= clock_timestamp() and r.cancel_requested_at is null
      and not (r.slot_held and w.max_running is not null)),
 free as (
   select j.job_id, s.slot, row_number() over (partition by j.job_id order by s.slot) as turn
     from (select distinct job_id, max_running from wanted where max_running is not null) j
     cross join lateral generate_series(0, j.max_running - 1) as s (slot)
-   where not exists (select 1 from {p}run o
-                      where o.lock_id = :lock_id and o.job_id = j.job_id and o.slot_held and o.slot = s.slot)),
+   where not exists (select 1 from held where held.job_id = j.job_id and held.slot = s.slot)),
 picked as (
   -- The indexes on held slots are the second line of defence.
   update {p}run r

@@ -207,6 +207,8 @@ class Workers:
                 while True:
                     waiting.append(self._inbox.get_nowait())
             late = [task for task in waiting if task.taken_at < before and not task.stopping.is_set()]
+            if late:
+                self._room.note_late()
             for task in late:
                 del self._tasks[task.attempt.id]
                 self._room.begin(task.attempt.id, task.weight)

@@ -1,7 +1,8 @@
 """How much the workers may take: as many runs as there are workers, or many that are over at once.
 
 A run takes a worker's place, which is AHEAD of the room; one of a job whose last run was over at once takes 1 of
-it, until it goes on for longer than that.  Whoever uses it holds the workers' lock, but for `weight`.
+it, until it goes on for longer than that.  A job that has not run yet is taken for one like the last of its kind:
+a new leader knows none, and may have thousands to start.  Whoever uses it holds the workers' lock, but for `weight`.
 """
 
 from __future__ import annotations
@@ -18,19 +19,26 @@ class Room:
     def __init__(self, threads: int, clock: Clock) -> None:
         self._most = AHEAD * threads
         self._clock = clock
-        self._quick: set[str] = set()  # jobs whose last run was over at once
+        self._quick: dict[str, bool] = {}  # by job: whether its last run was over at once
+        self._strangers_quick = False  # whether the first run of the last job that was new was
         self._taken = 0
         self._begun: dict[int, float] = {}  # quick runs that go on, by attempt: since when, on the boot clock
         self.waiting_count = 0  # of what was taken, and no worker has begun
 
     def weight(self, job_id: str) -> int:
         """Return how much a run of this job takes."""
-        return 1 if job_id in self._quick else AHEAD
+        return 1 if self._quick.get(job_id, self._strangers_quick) else AHEAD
 
     def note(self, job_id: str, seconds: float | None) -> None:
         """Learn how long a run took; None if it has not returned."""
         quick = seconds is not None and seconds <= QUICK_SECONDS
-        (self._quick.add if quick else self._quick.discard)(job_id)
+        if job_id not in self._quick:
+            self._strangers_quick = quick
+        self._quick[job_id] = quick
+
+    def note_late(self) -> None:
+        """Learn that something that was taken ahead had to be given back."""
+        self._strangers_quick = False
 
     def has(self, weight: int) -> bool:
         """Whether so much can be taken; by the weights alone, so that what was free when it was asked for still is."""

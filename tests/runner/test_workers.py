@@ -448,9 +448,19 @@ def test_of_a_job_that_was_over_at_once_a_worker_takes_several_runs_ahead():
     assert world.jobs.threads == {"worker-1"}
 
 
-@pytest.mark.parametrize("slow", [{"isolation": "process"}, {"run": None, "command": "true"}, {"id": "other"}])
+@pytest.mark.parametrize("slow", [{"isolation": "process"}, {"run": None, "command": "true"}])
 def test_what_may_take_longer_takes_a_whole_worker(slow: dict[str, Any]):
     assert a_quick_world().workers.weight(a_job(**{"run": "tidy:main", **slow})) == AHEAD
+
+
+def test_a_job_that_has_not_run_yet_is_taken_for_one_like_the_last_that_had_not():
+    world = a_quick_world()
+    assert world.workers.weight(a_job(id="unknown")) == 1
+    world.jobs.outcome = Outcome(State.SUCCEEDED, 2 * QUICK_SECONDS)
+    world.workers.submit(an_attempt(2, sent=world.clock.now), a_job(id="slow"))
+    world.jobs.let_go(2)
+    world.ended(2)
+    assert [world.workers.weight(a_job(id=name)) for name in ("unknown", "slow", "tidy")] == [AHEAD, AHEAD, 1]
 
 
 def test_a_job_is_quick_until_a_run_takes_longer():
@@ -491,7 +501,9 @@ def test_what_was_taken_ahead_and_cannot_begin_is_given_back_once():
     assert world.workers.give_back() == []
     world.workers.stop_run(4, "cancelled by a person")
     world.clock.now += 2 * HELD_SECONDS
+    assert world.workers.weight(a_job(id="unknown")) == 1
     assert [one.id for one in world.workers.give_back()] == [3]
+    assert world.workers.weight(a_job(id="unknown")) == AHEAD
     assert world.workers.give_back() == []
     assert world.workers.registry().keys() == {2, 4}
     world.jobs.let_all_go()
