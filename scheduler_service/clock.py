@@ -15,6 +15,7 @@ from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DRIFT = 200e-6  # how far two healthy quartz clocks part, in seconds a second
+STEP_SECONDS = 1.0  # clocks that are steered part by less between two answers
 
 
 class Clock(Protocol):
@@ -49,17 +50,24 @@ class DatabaseTime:
         self._lock = threading.Lock()
         self._bounds: tuple[float, float, float] | None = None  # low, high, when
 
-    def observe(self, sent: float, received: float, told: datetime) -> None:
-        """Learn from one answer: boot-clock seconds around it, and the time it carried."""
+    def observe(self, sent: float, received: float, told: datetime) -> float:
+        """Learn from one answer: boot-clock seconds around it, and the time it carried.
+
+        Return by how many seconds the database's clock was stepped since the last one, 0 if it was not.
+        """
         told_seconds = (told - EPOCH).total_seconds()
         low, high = told_seconds - received, told_seconds - sent
+        stepped = 0.0
         with self._lock:
             if self._bounds is not None:
                 slack = DRIFT * max(0.0, received - self._bounds[2])
                 old_low, old_high = self._bounds[0] - slack, self._bounds[1] + slack
                 if old_low <= high and low <= old_high:
                     low, high = max(low, old_low), min(high, old_high)
+                else:
+                    stepped = low - old_high if low > old_high else high - old_low  # at least
             self._bounds = (low, high, received)
+        return stepped if abs(stepped) >= STEP_SECONDS else 0.0
 
     @property
     def known(self) -> bool:

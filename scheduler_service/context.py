@@ -127,7 +127,7 @@ class RunContext:
             raise RuntimeError("no ledger knows this run, so its success cannot be committed with anything")
         database = jobs_database(self.database.url, self.database.schema)
         try:
-            with job_transaction(database, self.fence, seconds=seconds) as connection:
+            with job_transaction(database, self.fence, self.job, self.scheduled_at, seconds=seconds) as connection:
                 yield connection
         except RunOverError as over:
             request_stop(self.stopping, str(over))

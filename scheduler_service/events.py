@@ -83,6 +83,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     # database
     "store_unavailable": (WARNING, "part error count?"),
     "store_recovered": (INFO, "part outage_seconds"),
+    "database_clock_stepped": (WARNING, "seconds"),
     # configuration
     "config_warning": (WARNING, "message"),
     "config_reloaded": (INFO, "hash added? removed? changed?"),
@@ -155,33 +156,49 @@ class Events:
 class Outage:
     """Tells that the store does not answer one part: when it begins, once a minute with a count, when it ends.
 
+    Where it comes and goes, as on a full disk on which some rows still find room, only the first few times are
+    told at once, until it was well for a minute; after them, what lasts, and what a minute has brought together.
+
     For one thread.
     """
 
     REPEAT_SECONDS = 60.0
+    MOST_TOLD = 3  # outages, each begun within a minute of the last
+    LASTING_SECONDS = 5.0  # what lasts so long is told in any case
 
     def __init__(self, events: Events, part: str, clock: Clock) -> None:
         self._events = events
         self._part = part
         self._clock = clock
         self._began: float | None = None
-        self._told = 0.0
-        self._count = 0
+        self._telling = False  # whether this outage was told of
+        self._told_at = self._failed_at = float("-inf")
+        self._failure_count = self._outage_count = 0  # since it was well for a minute
 
     def failed(self, error: Exception) -> None:
         """Note a failure."""
         now = self._clock.monotonic()
-        self._count += 1
         if self._began is None:
-            self._began = self._told = now
-            self._events.emit("store_unavailable", part=self._part, error=str(error))
-        elif now - self._told >= self.REPEAT_SECONDS:
-            self._told = now
-            self._events.emit("store_unavailable", part=self._part, error=str(error), count=self._count)
+            if now - self._failed_at >= self.REPEAT_SECONDS:
+                self._failure_count = self._outage_count = 0
+            self._began = now
+            self._outage_count += 1
+        self._failed_at = now
+        self._failure_count += 1
+        lasts = now - self._began >= self.LASTING_SECONDS
+        if not self._telling and self._outage_count <= self.MOST_TOLD:
+            self._tell(now, error)
+        elif now - self._told_at >= self.REPEAT_SECONDS or (lasts and not self._telling):
+            self._tell(now, error, count=self._failure_count)
 
     def over(self) -> None:
         """Note an answer."""
-        if self._began is not None:
-            lasted = self._clock.monotonic() - self._began
-            self._began, self._count = None, 0
+        began, self._began = self._began, None
+        if began is not None and self._telling:
+            self._telling = False
+            lasted = self._clock.monotonic() - began
             self._events.emit("store_recovered", part=self._part, outage_seconds=lasted)
+
+    def _tell(self, now: float, error: Exception, **count: int) -> None:
+        self._telling, self._told_at = True, now
+        self._events.emit("store_unavailable", part=self._part, error=str(error), **count)

@@ -146,14 +146,21 @@ class Workers:
             return tuple(one.attempt for one in self._stuck.values())
 
     def submit(self, attempt: Attempt, spec: JobSpec) -> None:
-        """Run `attempt` in a free worker; ValueError if there is none, or if it was taken already."""
+        """Run `attempt` in a free worker; ValueError if there is none, or if it was taken already.
+
+        An attempt whose number another has here is not begun: a database that forgot the other (a promoted
+        standby) gave it again.  Housekeeping gives back what is open under our name and not registered.
+        """
         own_process = needs_process(spec)
         with self._changed:
             if self.free_count == 0:
                 raise ValueError(f"no worker is free for attempt {attempt.id}: ask free_count before starting")
             if own_process and self.free_process_count == 0:
                 raise ValueError(f"no process is free for attempt {attempt.id}: ask free_process_count before starting")
-            if attempt.id in self._tasks:
+            other = self._tasks.get(attempt.id)
+            if other is not None and other.attempt.started_at != attempt.started_at:
+                return
+            if other is not None:
                 raise ValueError(f"attempt {attempt.id} was submitted twice")
             if len(self._threads) == self._busy_count:
                 self._start_thread()

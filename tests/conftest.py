@@ -12,6 +12,7 @@ import pytest
 from scheduler_service import tables
 from scheduler_service.database import Database
 from tests.servers import PostgresServer, SharedServer, find_server
+from tests.story import Story
 
 pytest_plugins = ["pytester"]  # for tests/testing; pytest takes it from the outermost conftest alone
 
@@ -22,6 +23,7 @@ _ASKED_FOR = {"long": "they take minutes"}  # markers of tests that run only whe
 # markers of tests that need programs: what to install, and the programs, of which one of each line must be there
 _NEEDED = {
     "promtool": ("apt-get install prometheus", (("promtool",),)),
+    "pgbouncer": ("apt-get install pgbouncer", (("pgbouncer",),)),
     "browser": ("apt-get install chromium chromium-driver", (("chromium", "google-chrome"), ("chromedriver",))),
 }
 
@@ -147,6 +149,22 @@ def database(store_url: str) -> Iterator[Database]:
     """A database that has our tables: once SQLite, once PostgreSQL."""
     database = Database(store_url)
     yield database
+    database.dispose()
+
+
+@pytest.fixture
+def story(store_url: str) -> Iterator[Story]:
+    """A ledger to tell a story in: once SQLite, once PostgreSQL."""
+    database = Database(store_url)
+    yield Story(database, store_url)
+    database.dispose()
+
+
+@pytest.fixture
+def sqlite_story(migrated_sqlite_url: str) -> Iterator[Story]:
+    """The same, on SQLite alone."""
+    database = Database(migrated_sqlite_url)
+    yield Story(database, migrated_sqlite_url)
     database.dispose()
 
 

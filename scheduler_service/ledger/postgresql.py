@@ -23,7 +23,17 @@ from scheduler_service.ledger import (
     StartsLimits,
 )
 from scheduler_service.ledger.reading import PEERS, SIGN_IN, STATE_COLUMNS, LedgerReads, asker
-from scheduler_service.ledger.statements import ADOPT, FINISH, MARK_LOST, PRUNE, SETTLE, SIGN_OUT, START, UNSTART
+from scheduler_service.ledger.statements import (
+    ADOPT,
+    CLAIMED,
+    FINISH,
+    MARK_LOST,
+    PRUNE,
+    SETTLE,
+    SIGN_OUT,
+    START,
+    UNSTART,
+)
 from scheduler_service.model import Attempt, JobSpec, Lease, Reason, Run
 
 _TEXTS, _TIMES, _BOOLS, _IDS = ARRAY(Text), ARRAY(DateTime(timezone=True)), ARRAY(Boolean), ARRAY(BigInteger)
@@ -121,6 +131,10 @@ class PostgresLedger(LedgerReads):
         begun = [(row[1], row[2], row[3], lease.term, lease.leader_id, row[4]) for row in rows if row[1] is not None]
         return self._attempts(begun, [run for run, _ in runs], sent)
 
+    def claimed(self, claim_id: str, runs: Sequence[Run], sent: float) -> list[Attempt]:
+        """Return the open attempts that carry `claim_id`."""
+        return self._attempts(self._all(CLAIMED, {}, claim=claim_id), runs, sent)
+
     def unstart(self, instance_id: str, attempt_ids: Sequence[int]) -> int:
         """Delete attempts that certainly never began; their runs wait again."""
         return len(self._all(UNSTART, {"attempts": _IDS}, attempts=list(attempt_ids), me=instance_id))
@@ -137,8 +151,10 @@ class PostgresLedger(LedgerReads):
                 **dict.fromkeys(("exit_codes", "numbers"), _INTS),
                 **dict.fromkeys(("seconds", "retries"), _FLOATS),
                 **dict.fromkeys(("returned", "truncated"), _BOOLS),
+                "began": _TIMES,
             },
             attempts=[one.attempt.id for one in batch],
+            began=[one.attempt.started_at for one in batch],
             runs=[one.attempt.run_id for one in batch],
             numbers=[one.attempt.attempt for one in batch],
             states=[str(one.outcome.state) for one in batch],

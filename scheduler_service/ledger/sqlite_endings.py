@@ -56,6 +56,10 @@ class SqliteEndings(LedgerReads):
 
     def _finish_one(self, connection: Connection, one: Finished) -> None:
         attempt, outcome = one.attempt, one.outcome
+        ours = "select 1 from {p}run_attempt where id = :attempt and started_at = :began"
+        # A backup that was restored gives numbers again; the moment tells their attempts apart.
+        if not self._on(connection, ours, attempt=attempt.id, began=self.stamp(attempt.started_at)):
+            return
         closed = self._on(
             connection,
             """update {p}run_attempt set state = :state, error = :error, exit_code = :exit_code, result = :result,

@@ -126,10 +126,19 @@ select (select count(*) from fence), b.id, b.run_id, b.attempt, b.started_at
   from (select 1) one left join begun b on true order by b.id"""
 )
 
+# Written, not read: where commits wait for a standby, a start that waited in vain is seen and yet may be forgotten with
+# this server.  What is written after it cannot be committed without it.
+CLAIMED = """with mine as (
+  update {p}run_attempt set claim_id = claim_id where claim_id = :claim and state = 'running'
+  returning id, run_id, attempt, term, instance_id, started_at)
+select * from mine order by id"""
+
+# A database that has forgotten a start (a promoted standby) gives its number again; the moment tells them apart.
 FINISH = """with f as (
-  select * from unnest(:attempts, :runs, :numbers, :states, :errors, :exit_codes, :results, :seconds, :returned,
-                       :retries, :memories)
-         as f (id, run_id, attempt, state, error, exit_code, result, seconds, returned, retry, memory)),
+  select t.* from unnest(:attempts, :began, :runs, :numbers, :states, :errors, :exit_codes, :results, :seconds,
+                         :returned, :retries, :memories)
+         as t (id, started_at, run_id, attempt, state, error, exit_code, result, seconds, returned, retry, memory)
+    join {p}run_attempt a on a.id = t.id and a.started_at = t.started_at),
 done as (
   update {p}run_attempt a
      set state = f.state, error = f.error, exit_code = f.exit_code, result = f.result, peak_memory_bytes = f.memory,
@@ -139,7 +148,7 @@ done as (
 kept as (
   insert into {p}run_output (attempt_id, text, truncated)
   select o.id, o.text, o.truncated from unnest(:output_ids, :outputs, :truncated) as o (id, text, truncated)
-    join {p}run_attempt a on a.id = o.id
+    join f on f.id = o.id
   on conflict (attempt_id) do update set text = excluded.text, truncated = excluded.truncated),
 ended as (
   select f.*, done.id is not null as closes, done.finished_at + make_interval(secs => f.retry) as again_at

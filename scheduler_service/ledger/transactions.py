@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
@@ -27,7 +28,10 @@ IDLE_SECONDS = 10.0  # for so long the job may be silent between two statements
 _CLOSE = """
 with closed as (
   update {p}run_attempt set state = 'succeeded', finished_at = clock_timestamp()
-   where id = :attempt_id and state = 'running' returning run_id, attempt)
+   where id = :attempt_id and state = 'running'
+     -- A database that has forgotten a start (a promoted standby) may have given its number to another tick.
+     and exists (select 1 from {p}run o where o.id = run_id and o.job_id = :job_id and o.scheduled_at = :scheduled_at)
+  returning run_id, attempt)
 update {p}run r set state = 'succeeded', reason = null from closed
  where r.id = closed.run_id and r.attempt = closed.attempt and r.state = 'running' and r.cancel_requested_at is null
 returning r.id"""
@@ -53,8 +57,10 @@ def jobs_database(url: str, schema: str) -> Database:
 
 
 @contextlib.contextmanager
-def job_transaction(database: Database, attempt_id: int, *, seconds: float = SECONDS) -> Iterator[Connection]:
-    """Lend a connection in a transaction that ends with the success of an attempt.
+def job_transaction(
+    database: Database, attempt_id: int, job_id: str, scheduled_at: datetime, *, seconds: float = SECONDS
+) -> Iterator[Connection]:
+    """Lend a connection in a transaction that ends with the success of an attempt at a tick of a job.
 
     Each answer may take `seconds`.  Raises RunOverError when the attempt or its run is over, StoreRefused on
     SQLite, StoreUnavailable when the database does not answer; what the job raises comes out as it is.
@@ -80,7 +86,8 @@ def job_transaction(database: Database, attempt_id: int, *, seconds: float = SEC
                     "the end of the transaction to the end of the block"
                 )
             closed = connection.execute(
-                text(_CLOSE.replace("{p}", database.prefix)), {"attempt_id": attempt_id}
+                text(_CLOSE.replace("{p}", database.prefix)),
+                {"attempt_id": attempt_id, "job_id": job_id, "scheduled_at": scheduled_at},
             ).fetchall()
             if not closed:
                 raise RunOverError(

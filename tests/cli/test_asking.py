@@ -13,7 +13,8 @@ import pytest
 from scheduler_service.cli import requesting
 from scheduler_service.cli.asking import asker, job_arguments
 from scheduler_service.cli.output import Mistake
-from tests.cli.conftest import Command, Story
+from tests.cli.conftest import Command
+from tests.story import Story
 
 
 @pytest.mark.parametrize(
@@ -224,3 +225,12 @@ def test_a_name_that_is_no_text_is_a_mistake(command: Command, sqlite_story: Sto
     time = ["2026-01-01"] if words == ["why"] else []
     answered = command(*words, *sqlite_story.place, "\udcff", *time, exit_code=2)
     assert answered.err == "error: '\\udcff' is not UTF-8 text, so no job can have this name\n"
+
+
+@pytest.mark.parametrize("words", [["status"], ["runs"], ["resign"], ["trigger", "hello"]])
+def test_a_broken_configuration_leaves_the_way_past_it(command: Command, tmp_path: Path, words: list[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("version: 1\njobs: {hello: {command: date, evry: 3s}}\n")
+    answered = command(*words, "-c", path, exit_code=2)
+    assert answered.lines[-2].startswith(f"{path}:2:")
+    assert answered.lines[-1].endswith("--database URL names it without a configuration")

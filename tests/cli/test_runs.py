@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from tests.cli.conftest import Command, Story
+from tests.cli.conftest import Command
+from tests.story import Story
 
 
 def test_runs_come_newest_tick_first_with_delay_and_duration(command: Command, story: Story) -> None:

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from tests.cli.conftest import LOCK_ID, Command, Story
+from tests.cli.conftest import Command
+from tests.story import LOCK_ID, Story
 
 
 def test_status_names_the_leader_the_replicas_and_the_jobs(command: Command, story: Story) -> None:

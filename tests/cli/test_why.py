@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Command, Story
+from tests.cli.conftest import Command
+from tests.story import Story
 
 
 def iso(moment: datetime) -> str:

@@ -69,6 +69,14 @@ def test_a_run_that_somebody_cancels_is_not_tried_again(world: World) -> None:
     assert (row.state, row.slot_held) == ("failed", False)
 
 
+def test_a_cancelled_run_that_never_began_is_over(world: World) -> None:
+    attempt = world.started()
+    world.execute(update(run).values(cancel_requested_at=world.now(), cancel_requested_by="anna"))
+    assert world.ledger.unstart(ME, [attempt.id]) == 1
+    row = world.row(run, id=attempt.run_id)
+    assert (row.state, row.reason, row.slot_held) == ("cancelled", None, False)
+
+
 def test_a_replica_learns_who_wants_its_runs_to_stop(world: World) -> None:
     attempt = world.started()
     me = Replica(ME, "host", 1, "1", "hash")

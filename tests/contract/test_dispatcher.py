@@ -43,9 +43,13 @@ def test_a_week_without_a_leader_replays_nothing(world: World) -> None:
     }
 
 
-def test_every_tick_stands_in_exactly_one_row(world: World) -> None:
+@pytest.mark.parametrize("paused", [False, True])
+def test_every_tick_stands_in_exactly_one_row(world: World, paused: bool) -> None:
     spec = job(every=timedelta(seconds=10), catch_up=CatchUp.ALL, catch_up_window=timedelta(seconds=200))
     world.adopt(spec, back=timedelta(minutes=10))
+    if paused:
+        since, until = (world.now() - minutes * MINUTE for minutes in (8, 1))
+        world.execute(update(job_state).values(paused_at=since, paused_until=until))
     (before,) = world.execute(select(job_state.c.settled_until))
     world.step_all()
     (after,) = world.execute(select(job_state.c.settled_until))
@@ -271,6 +275,19 @@ def test_a_run_whose_replica_lives_on_as_a_standby_is_not_lost(world: World, dat
     assert world.runs() == [("succeeded", None)]
 
 
+def test_a_leader_that_is_suspect_does_not_say_that_the_database_is_back(world: World) -> None:
+    world.configure(job())
+    lease = world.elect()
+    world.cut.cuts["adopt"] = "request"
+    world.dispatcher.step()
+    world.leadership.lease = None
+    world.dispatcher.step()
+    assert world.names() == ["store_unavailable"]
+    world.leadership.lease = lease
+    world.dispatcher.step()
+    assert world.names().count("store_recovered") == 1
+
+
 def test_an_outage_longer_than_lost_after_marks_nothing_lost(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
@@ -384,6 +401,23 @@ def test_nothing_is_sent_while_the_lease_is_suspect(world: World) -> None:
     world.cut.before["survey"] = lambda: pytest.fail("a statement without a trusted lease")
     assert world.dispatcher.step() < 1
     assert world.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("last", "never"),
+    [("survey", "settle"), ("settle", "poll"), ("poll", "start")],
+)
+def test_a_lease_that_turns_suspect_between_two_statements_stops_the_next(world: World, last: str, never: str) -> None:
+    world.adopt(job(), back=HOUR)
+
+    def suspect() -> None:
+        world.leadership.lease = None
+
+    world.cut.before[last] = suspect
+    world.cut.before[never] = lambda: pytest.fail(f"{never} was sent without a trusted lease")
+    world.dispatcher.step()
+    assert world.leadership.lease is None, f"{last} was never sent"
+    assert world.pool.taken == {}
 
 
 def test_jobs_that_overlap_run_side_by_side(world: World) -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database
 from scheduler_service.ledger import Finished, Replica, open_ledger
 from scheduler_service.model import Lease, Overlap, Reason, State
-from scheduler_service.tables import job_state, leader_lease, replica, run, run_attempt, run_output
+from scheduler_service.tables import job_state, leader_lease, leader_term, replica, run, run_attempt, run_output
 from tests.contract.ledger_world import LOCK, ME, MINUTE, OTHER, World, outcome, specs
 
 
@@ -94,6 +94,14 @@ def test_settling_never_goes_past_the_databases_time(world: World) -> None:
     state = world.adopt("a")["a"]
     early = world.settlement(state, until=world.now() + MINUTE)
     assert world.ledger.settle(world.lease, [early]) == frozenset()
+
+
+def test_what_is_settled_stays_so(world: World) -> None:
+    state = world.adopt("a")["a"]
+    back = world.settlement(state, State.WAITING, until=state.settled_until - MINUTE)
+    assert world.ledger.settle(world.lease, [back]) == frozenset()
+    assert world.ledger.job_states(["a"]) == (state,)
+    assert world.execute(select(run)) == []
 
 
 def test_a_pause_committed_between_computing_and_settling_is_seen(world: World) -> None:
@@ -185,11 +193,52 @@ def test_a_deposed_leader_settles_and_starts_nothing(world: World) -> None:
     assert world.row(run, id=waiting.id).state == "waiting"
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda world, lease: world.ledger.adopt(lease, specs("b")),
+        lambda world, lease: world.ledger.mark_lost(lease, ME, None, {}),
+        lambda world, lease: world.ledger.prune(lease, timedelta(0), 0, 100),
+    ],
+    ids=["adopt", "mark_lost", "prune"],
+)
+def test_a_deposed_leader_adopts_loses_and_prunes_nothing(
+    world: World, write: Callable[[World, Lease], object]
+) -> None:
+    world.started("a")
+    state = world.adopt("b")["b"]
+    assert world.ledger.settle(world.lease, [world.settlement(state, State.MISSED)]) == {"b"}
+    (state,) = world.ledger.job_states(["b"])
+    waiting = world.settlement(state, State.WAITING, until=world.now())
+    assert world.ledger.settle(world.lease, [waiting]) == {"b"}
+    stale = world.lease
+    world.elect(OTHER, 2)
+    tables = (job_state, run, run_attempt)
+    before = [world.execute(select(table).order_by(*table.primary_key)) for table in tables]
+    assert write(world, stale) is None
+    assert [world.execute(select(table).order_by(*table.primary_key)) for table in tables] == before
+    assert write(world, Lease(LOCK, OTHER, 2, stale.acquired_at, float("inf"))) is not None
+    assert [world.execute(select(table).order_by(*table.primary_key)) for table in tables] != before
+
+
 def test_the_oldest_due_starts_first(world: World) -> None:
-    world.waiting_runs("a", 3, overlap=Overlap.ALLOW)
-    assert [one.scheduled_at for one in world.ledger.poll(2).runs] == sorted(
-        row.scheduled_at for row in world.execute(select(run))
-    )[:2]
+    first, *others = world.waiting_runs("a", 3, overlap=Overlap.ALLOW)
+    assert [one.scheduled_at for one in (first, *others)] == sorted(one.scheduled_at for one in (first, *others))
+    assert world.ledger.poll(2).runs == (first, others[0])
+    # Jitter, a retry: what was decided first is not always due first.
+    world.execute(update(run).where(run.c.id == first.id).values(due_at=world.now() - timedelta(seconds=1)))
+    assert [one.id for one in world.ledger.poll(2).runs] == [one.id for one in others]
+
+
+def test_the_oldest_tick_of_a_job_starts_first(world: World) -> None:
+    older, newer = world.waiting_runs("a", 2, overlap=Overlap.QUEUE, max_running=2)
+    world.execute(update(run).where(run.c.id == older.id).values(scheduled_at=newer.scheduled_at + MINUTE))
+    world.execute(update(job_state).values(max_running=1))
+    assert [one.id for one in world.ledger.poll(10).runs] == [newer.id]
+    begun = world.ledger.start(world.lease, "claim", [(older, 1), (newer, 1)], 0.0)
+    assert begun is not None
+    if world.database.dialect == "postgresql":  # which reads what is oldest; SQLite's is told by who asks
+        assert [one.run_id for one in begun] == [newer.id]
 
 
 def test_an_exclusive_job_offers_one_run_at_a_time(world: World) -> None:
@@ -209,12 +258,13 @@ def test_two_runs_of_an_exclusive_job_never_start_together(world: World) -> None
     assert [one.run_id for one in begun] == [runs[0].id]
 
 
-def test_a_run_that_is_started_twice_starts_once(world: World) -> None:
+@pytest.mark.parametrize("limit", [1, None], ids=["alone", "beside others"])
+def test_a_run_that_is_started_twice_starts_once(world: World, limit: int | None) -> None:
     (waiting,) = world.waiting_runs("a")
-    first = world.ledger.start(world.lease, "one", [(waiting, 1)], 0.0)
+    first = world.ledger.start(world.lease, "one", [(waiting, limit)], 0.0)
     assert first is not None
     assert len(first) == 1
-    assert world.ledger.start(world.lease, "two", [(waiting, 1)], 0.0) == []
+    assert world.ledger.start(world.lease, "two", [(waiting, limit)], 0.0) == []
 
 
 def test_what_a_start_did_whose_reply_was_lost_is_found_by_its_claim(world: World) -> None:
@@ -275,6 +325,17 @@ def test_finish_sent_again_changes_nothing(world: World) -> None:
     world.ledger.finish([Finished(attempt, outcome(output="x"))])
     world.ledger.finish([Finished(attempt, outcome(State.FAILED, output="y"))])
     assert world.row(run, id=attempt.run_id).state == "succeeded"
+    assert world.row(run_attempt, id=attempt.id).state == "succeeded"
+
+
+def test_a_forgotten_attempt_ends_nothing_of_another_that_was_given_its_number(world: World) -> None:
+    attempt = world.started()
+    forgotten = replace(attempt, started_at=attempt.started_at - timedelta(seconds=1))
+    world.ledger.finish([Finished(forgotten, outcome(State.FAILED, error="boom", output="words"))])
+    assert world.row(run_attempt, id=attempt.id).state == "running"
+    row = world.row(run, id=attempt.run_id)
+    assert (row.state, row.slot_held) == ("running", True)
+    assert world.execute(select(run_output)) == []
 
 
 def test_a_deposed_replica_finishes_its_runs(world: World) -> None:
@@ -330,6 +391,7 @@ def test_a_late_result_changes_only_its_own_row_once_a_newer_attempt_runs(world:
     row = world.row(run, id=attempt.run_id)
     assert (row.state, row.slot_held) == ("running", True)
     assert world.row(run_attempt, id=attempt.id).state == "succeeded"
+    assert world.ledger.still_open(newer[0].id)
 
 
 def test_a_late_time_out_does_not_take_back_a_slot_that_was_given_on(world: World) -> None:
@@ -411,6 +473,26 @@ def test_pruning_takes_no_more_than_it_may(world: World) -> None:
     state = world.adopt("b")["b"]
     world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 9)])
     assert world.ledger.prune(world.lease, timedelta(days=1), 1, 3) == 3
+
+
+def test_pruning_leaves_what_is_not_settled(world: World) -> None:
+    """A row above `settled_until` is the only proof that its tick was decided."""
+    state = world.adopt("b")["b"]
+    world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 4)])
+    settled = state.settled_until + timedelta(seconds=2)
+    world.execute(update(job_state).values(settled_until=settled))
+    assert world.ledger.prune(world.lease, timedelta(0), 0, 100) == 2
+    assert [row.scheduled_at > settled for row in world.execute(select(run.c.scheduled_at))] == [True, True]
+
+
+def test_pruning_leaves_the_term_that_leads(world: World) -> None:
+    """From it the next term is counted, should the lease's row be gone."""
+    world.lease = world.elect(ME, 2)
+    old = world.now() - timedelta(days=2)
+    for term in (1, 2):
+        world.execute(insert(leader_term).values(lock_id=LOCK, term=term, leader_id=ME, acquired_at=old))
+    assert world.ledger.prune(world.lease, timedelta(days=1), 1000, 100) == 0
+    assert [row.term for row in world.execute(select(leader_term.c.term))] == [2]
 
 
 def test_elections_do_not_see_each_other(world: World) -> None:

@@ -7,6 +7,7 @@ read with the plain driver, side effects are lines in a file.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -182,6 +183,7 @@ def compare(books: Books, tally: Path, fleet: Fleet, frozen_pids: Iterable[int] 
     problems += _overlaps(lines, {one.pid for one in fleet.replicas if one.allowed_code == -9}, set(frozen_pids))
     problems += _lost_in_silence(books, fleet)
     problems += _given_up_alive(fleet, set(frozen_pids))
+    problems += terms_given_twice(books, fleet)
     problems += fleet.strange_deaths()
     problems += [f"replica {who.number} wrote {entry['line']!r}" for who, entry in fleet.said("no_json")]
     problems += [f"replica {who.number}: {entry}" for who, entry in fleet.said("thread_crashed")]
@@ -246,6 +248,33 @@ def _overlaps(lines: list[Effect], killed: set[int], frozen: set[int]) -> list[s
             problems.append(f"{one} began while {other} went on")
         going[one.job] = one
     return problems
+
+
+def terms_given_twice(books: Books, fleet: Fleet) -> list[str]:
+    """I2, from the history of terms, the attempts and the logs: each term has one leader, and they only grow."""
+    leaders: dict[int, set[str]] = defaultdict(set)
+    elected = Counter((entry["term"], entry["instance"]) for _, entry in fleet.said("leader_elected"))
+    noted = books.rows("select term, leader_id from {p}leader_term")
+    started = books.rows("select term, instance_id from {p}run_attempt order by id")
+    for term, leader in (*elected, *noted, *started):
+        leaders[term].add(leader)
+    problems = [f"term {term} was given to {sorted(names)}" for term, names in leaders.items() if len(names) > 1]
+    problems += [
+        f"{leader} was elected {count} times in term {term}" for (term, leader), count in elected.items() if count > 1
+    ]
+    problems += [
+        f"an attempt of term {earlier} was followed by one of term {later}"
+        for (earlier, _), (later, _) in itertools.pairwise(started)
+        if later < earlier
+    ]
+    return problems
+
+
+def longest_pause(books: Books, after: datetime, until: datetime) -> float:
+    """Return the longest time, in seconds, between `after` and `until` in which no tick was decided."""
+    decided = (books.moment(row[0]) for row in books.rows("select distinct decided_at from {p}run order by decided_at"))
+    moments = [after, *(moment for moment in decided if after < moment < until), until]
+    return max((later - earlier).total_seconds() for earlier, later in itertools.pairwise(moments))
 
 
 def _lost_in_silence(books: Books, fleet: Fleet) -> list[str]:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,14 +157,17 @@ class Fleet:
         """Return the configuration with these jobs."""
         return json.dumps({**self._config, "jobs": dict(jobs)}, indent=1)  # JSON is YAML
 
-    def start(self, count: int = 1, environment: Mapping[str, str] | None = None) -> list[Replica]:
+    def start(
+        self, count: int = 1, environment: Mapping[str, str] | None = None, within: Sequence[str] = ()
+    ) -> list[Replica]:
         """Start replicas; return them when each has found its place.
 
-        The configuration may refer to `${REPLICA}`: replica-1, replica-2, …
+        The configuration may refer to `${REPLICA}`: replica-1, replica-2, …  What stands `within` comes before the
+        command and becomes it, as `nice` does.
         """
         started = []
         for _ in range(count):
-            command = (*COMMAND, str(self.config_path))
+            command = (*within, *COMMAND, str(self.config_path))
             number = len(self.replicas) + 1
             replica = Replica(self, number, command, {"REPLICA": f"replica-{number}", **(environment or {})})
             self.replicas.append(replica)

@@ -6,12 +6,16 @@ moment of the fault, and leaves as many replicas as there were.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.evidence import Account, Books, compare, going_on, tally_jobs
-from tests.faults.fleet import Fleet, Replica
+import psutil
+
+from tests.faults.evidence import Account, Books, compare, going_on, longest_pause, tally_jobs
+from tests.faults.fleet import FAST_ELECTION, LIMIT_SECONDS, Fleet, Replica
+from tests.relay import Relay
 from tests.servers import PostgresServer
 
 
@@ -24,15 +28,48 @@ class World:
     tally: Path
     server: PostgresServer | None = None
     frozen_pids: set[int] = field(default_factory=set)
+    lines: dict[int, Relay] = field(default_factory=dict)  # to the database, by number of the replica
 
     @classmethod
     def at_work(
-        cls, folder: Path, url: str, server: PostgresServer | None = None, replicas_url: str | None = None
+        cls,
+        folder: Path,
+        url: str,
+        server: PostgresServer | None = None,
+        replicas_url: str | None = None,
+        election: Mapping[str, str] = FAST_ELECTION,
     ) -> World:
         """Return a world whose replicas are not started yet; they may have a way of their own to the database."""
         tally = folder / "tally"
-        fleet = Fleet(folder, replicas_url or url, tally_jobs(tally), history={"keep_runs": 1_000_000})
+        jobs = tally_jobs(tally)
+        fleet = Fleet(folder, replicas_url or url, jobs, election=election, history={"keep_runs": 1_000_000})
         return cls(fleet, Books(url), tally, server)
+
+    @classmethod
+    @contextlib.contextmanager
+    def behind_lines(
+        cls,
+        folder: Path,
+        url: str,
+        server: PostgresServer | None = None,
+        election: Mapping[str, str] = FAST_ELECTION,
+    ) -> Iterator[World]:
+        """Give three replicas at work, each with a line of its own to the database."""
+        world = cls.at_work(folder, url, server, "${DATABASE}", election)
+        with contextlib.ExitStack() as closing:
+            closing.enter_context(world.fleet)
+            for number in (1, 2, 3):
+                line = world.lines[number] = closing.enter_context(Relay(url))
+                world.fleet.start(1, {"DATABASE": line.url})
+            world.settled_past_now()
+            yield world
+
+    def hurt(self, fault: Fault) -> None:
+        """Let something happen and pass; print for how long nothing was decided meanwhile."""
+        before = self.fleet.wait_until(self._now)
+        fault(self)
+        pause = longest_pause(self.books, before, self.books.now())
+        print(f"{fault.__name__:40} nothing decided for {pause:.2f} s")
 
     def settled_past_now(self) -> None:
         """Wait until every job is settled up to the present."""
@@ -41,14 +78,19 @@ class World:
 
     def finish(self) -> Account:
         """Let everything come to an end; return what became of all ticks."""
+        self.come_to_an_end()
+        return compare(self.books, self.tally, self.fleet, self.frozen_pids)
+
+    def come_to_an_end(self) -> None:
+        """Wait until what was due has run or is given up, and everybody has drained."""
         now = self.books.now()
         self.settled_past_now()
-        self.fleet.wait_until(lambda: not self.books.waits_since_before(now))
+        # Exclusive jobs run what they owe one after another: minutes, where the machine is busy.
+        self.fleet.wait_until(lambda: not self.books.waits_since_before(now), limit_seconds=5 * LIMIT_SECONDS)
         living = {replica.instance for replica in self.fleet.replicas if replica.alive}
         # What the dead left open is closed by whoever leads.
         self.fleet.wait_until(lambda: self.books.open_holders() <= living)
         self.fleet.drain()
-        return compare(self.books, self.tally, self.fleet, self.frozen_pids)
 
     def assert_all_is_well(self) -> None:
         """Fail unless ledger and side effects equal the schedule."""
@@ -158,6 +200,51 @@ def end_session(world: World) -> None:
     world.settled_past_now()
 
 
+def freeze_the_guards_sessions(world: World) -> None:
+    """The server's processes that wait for the leader's end are stopped, and it is killed: its lease has to expire."""
+    leader = world.leader_in_a_run()
+    term = world.fleet.term(leader)
+    with _stopped_sessions(world, "application_name like '% guard'"):
+        leader.kill()
+        world.fleet.next_leader(term)
+    world.fleet.start()
+    world.settled_past_now()
+
+
+def freeze_the_postmaster(world: World) -> None:
+    """The process that takes connections is stopped alone, and the leader killed: who is connected takes over."""
+    leader = world.leader_in_a_run()
+    term = world.fleet.term(leader)
+    postmaster = _server(world).processes()[0]
+    postmaster.suspend()
+    leader.kill()
+    world.fleet.next_leader(term)
+    postmaster.resume()
+    world.fleet.start()
+    world.settled_past_now()
+
+
+def freeze_for_less_than_the_lease(world: World) -> None:
+    """SIGSTOP in the middle of a run until the lease has a second less to go, then SIGCONT."""
+    leader = world.leader_in_a_run()
+    ((remaining,),) = world.books.rows(_REMAINING)
+    leader.freeze()
+    world.fleet.wait_until(lambda: world.books.rows(_REMAINING)[0][0] < remaining - 1.0)
+    leader.thaw()
+    world.settled_past_now()
+
+
+def freeze_the_leaders_session(world: World) -> None:
+    """The server's process that serves the leader's election is stopped until the leader leads on another."""
+    leader = world.fleet.leader()
+    mark = world.fleet.mark()
+    with _stopped_sessions(world, "pid = (select guard_pid from {p}leader_lease)"):
+        leader.wait_for("leadership_suspect", since=mark)
+        world.settled_past_now()
+    # The stopped session holds the lock that others wait for; when it has ended, the new one takes it.
+    world.fleet.wait_until(lambda: world.books.rows("select guard_pid from {p}leader_lease")[0][0])
+
+
 Fault = Callable[[World], None]
 ON_PROCESSES: tuple[Fault, ...] = (kill, terminate)
 ON_POSTGRESQL: tuple[Fault, ...] = (
@@ -171,6 +258,12 @@ ON_POSTGRESQL: tuple[Fault, ...] = (
     stall_past_the_lease,
     end_session,
 )
+ON_SESSIONS: tuple[Fault, ...] = (freeze_the_guards_sessions, freeze_the_postmaster)
+# Shorter than a lease of PATIENT_ELECTION: who leads goes on.
+SHORT: tuple[Fault, ...] = (freeze_for_less_than_the_lease, freeze_the_leaders_session)
+
+PATIENT_ELECTION = {**FAST_ELECTION, "lease_duration": "60s"}
+_REMAINING = "select extract(epoch from expires_at - clock_timestamp())::float8 from {p}leader_lease"
 
 
 def _freeze(world: World) -> tuple[Replica, int]:
@@ -184,3 +277,19 @@ def _freeze(world: World) -> tuple[Replica, int]:
 def _server(world: World) -> PostgresServer:
     assert world.server is not None
     return world.server
+
+
+@contextlib.contextmanager
+def _stopped_sessions(world: World, which: str) -> Iterator[None]:
+    """SIGSTOP the server's processes of some sessions."""
+    rows = world.books.rows(f"select pid from pg_stat_activity where {which}")
+    assert rows
+    processes = [psutil.Process(row[0]) for row in rows]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()

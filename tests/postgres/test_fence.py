@@ -68,8 +68,15 @@ class Story:
     def wait_until_parked(self) -> None:
         self.wait_until_waiting(self.writer.info.backend_pid, on=self.director.info.backend_pid)
 
-    def wait_until_waiting(self, pid: int, *, on: int) -> None:
-        wait_until(lambda: on in self.value("select pg_blocking_pids(%s)", pid), what=f"{pid} waits for {on}")
+    def wait_until_waiting(self, pid: int, *, on: int, asked: Future[Any] | None = None) -> None:
+        """Wait until process `pid` waits for `on`; what was asked of it must not be answered before."""
+
+        def waits_or_is_over() -> bool:
+            over = asked is not None and asked.done()
+            return over or on in self.value("select pg_blocking_pids(%s)", pid)
+
+        wait_until(waits_or_is_over, what=f"{pid} waits for {on}")
+        assert asked is None or not asked.done(), f"{pid} waited for nobody"
 
     def value(self, statement: str, *parameters: Any) -> Any:
         row = self.director.execute(statement, parameters).fetchone()
@@ -115,7 +122,7 @@ def test_a_takeover_waits_for_the_fenced_statement_and_nothing_is_written_after_
     story.wait_until_parked()
     story.expire()
     taking_over = story.take_over()
-    story.wait_until_waiting(story.pid(story.successor), on=story.writer.info.backend_pid)
+    story.wait_until_waiting(story.pid(story.successor), on=story.writer.info.backend_pid, asked=taking_over)
     story.unpark()
     assert writing.result(10) == 1
     acquired = taking_over.result(10)
@@ -129,7 +136,7 @@ def test_a_fenced_statement_waits_for_the_takeover_and_writes_nothing(story: Sto
     takeover = psycopg.connect(story.url)
     takeover.execute("update scheduler.leader_lease set term = term + 1, leader_id = %s", [SUCCESSOR])
     writing = story.write(RIGHT)
-    story.wait_until_waiting(story.writer.info.backend_pid, on=takeover.info.backend_pid)
+    story.wait_until_waiting(story.writer.info.backend_pid, on=takeover.info.backend_pid, asked=writing)
     takeover.commit()
     takeover.close()
     assert writing.result(10) == 0
@@ -149,7 +156,7 @@ def test_release_waits_for_the_fenced_statement(story: Story) -> None:
     writing = story.write(RIGHT)
     story.wait_until_parked()
     releasing = story.threads.submit(story.leader.release, story.term, LEADER, "released")
-    story.wait_until_waiting(story.pid(story.leader), on=story.writer.info.backend_pid)
+    story.wait_until_waiting(story.pid(story.leader), on=story.writer.info.backend_pid, asked=releasing)
     story.unpark()
     assert writing.result(10) == 1
     assert releasing.result(10) is True

@@ -138,6 +138,28 @@ def test_a_term_resumed_on_a_fresh_session_is_armed_again(bench: Bench) -> None:
     assert bench.locks() == [(pid, term, "ExclusiveLock")]
 
 
+def test_a_term_that_is_watched_is_renewed_by_its_whole_token_and_in_time(bench: Bench) -> None:
+    store = bench.store()
+    term = acquire(store)
+    assert store.renew(term, LEADER) is not None
+    bench.director.execute("update scheduler.leader_lease set leader_id = %s", [SUCCESSOR])
+    assert store.renew(term, LEADER) is None
+    store = bench.store()
+    later = acquire(store, SUCCESSOR)
+    bench.director.execute(
+        "update scheduler.leader_lease set created_at = created_at - interval '1 hour', expires_at = clock_timestamp()"
+    )
+    assert store.renew(later, SUCCESSOR) is None
+
+
+def test_a_released_term_leaves_no_lock_behind(bench: Bench) -> None:
+    store = bench.store()
+    term = acquire(store)
+    assert [key for _, key, _ in bench.locks()] == [term]
+    assert store.release(term, LEADER, "released")
+    assert bench.locks() == []
+
+
 def test_a_term_resumed_by_way_of_a_pooler_is_armed_no_more(bench: Bench) -> None:
     term = acquire(bench.store())
     with Relay(bench.url, pooled=True) as pooler:

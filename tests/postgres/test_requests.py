@@ -15,6 +15,7 @@ import pytest
 
 from scheduler_service.database import Database
 from scheduler_service.ledger.requests import CancelledRun, Paused, Requests, StopRequested, Triggered
+from scheduler_service.model import Overlap
 from scheduler_service.tables import job_state, run
 from tests.contract.ledger_world import LOCK, ME, World
 from tests.waiting import wait_until
@@ -88,6 +89,13 @@ def test_a_cancel_behind_a_retry_keeps_the_run_from_starting_again(race: Race) -
 def test_a_start_behind_a_cancel_starts_nothing(race: Race) -> None:
     (waiting,) = race.waiting_runs("a")
     asked = race.behind(CANCEL, lambda: race.ledger.start(race.lease, "claim", [(waiting, 1)], 0.0))
+    race.first.commit()
+    assert asked.result(60) == []
+
+
+def test_a_start_behind_another_starts_nothing(race: Race) -> None:
+    (waiting,) = race.waiting_runs("a", overlap=Overlap.ALLOW)
+    asked = race.behind(START, lambda: race.ledger.start(race.lease, "claim", [(waiting, None)], 0.0))
     race.first.commit()
     assert asked.result(60) == []
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import column, insert, table, text, update
+from sqlalchemy import Connection, column, insert, table, text, update
 from sqlalchemy.exc import IntegrityError
 
 from scheduler_service.database import Database, StoreRefused, StoreUnavailable
@@ -36,9 +39,13 @@ def states(world: World, attempt: Attempt) -> tuple[str, str]:
     return world.row(run_attempt, id=attempt.id).state, world.row(run, id=attempt.run_id).state
 
 
+def transaction(world: World, attempt: Attempt) -> AbstractContextManager[Connection]:
+    return job_transaction(world.database, attempt.id, attempt.job_id, attempt.scheduled_at)
+
+
 def test_the_jobs_rows_and_its_success_are_committed_together(world: World) -> None:
     attempt = world.started()
-    with job_transaction(world.database, attempt.id) as connection:
+    with transaction(world, attempt) as connection:
         connection.execute(text("insert into own values ('a')"))
         connection.execute(insert(own).values(name="b"))
         assert names(world) == []
@@ -49,7 +56,7 @@ def test_the_jobs_rows_and_its_success_are_committed_together(world: World) -> N
 
 def test_the_slot_is_held_until_the_function_has_returned(world: World) -> None:
     attempt = world.started()
-    with job_transaction(world.database, attempt.id):
+    with transaction(world, attempt):
         pass
     assert world.row(run, id=attempt.run_id).slot_held
     world.ledger.finish([Finished(attempt, outcome(State.FAILED, error="after the block", output="words"))])
@@ -62,7 +69,7 @@ def test_what_the_job_raises_comes_out_as_it_is_and_nothing_is_kept(world: World
     problem = ValueError("no")
 
     def spoiled() -> None:
-        with job_transaction(world.database, attempt.id) as connection:
+        with transaction(world, attempt) as connection:
             connection.execute(insert(own).values(name="a"))
             raise problem
 
@@ -77,7 +84,7 @@ def test_an_error_of_the_database_comes_out_as_sqlalchemys_and_nothing_is_kept(w
     attempt = world.started()
 
     def twice() -> None:
-        with job_transaction(world.database, attempt.id) as connection:
+        with transaction(world, attempt) as connection:
             connection.execute(insert(own).values(name="a"))
             connection.execute(insert(own).values(name="a"))
 
@@ -89,7 +96,7 @@ def test_an_error_of_the_database_comes_out_as_sqlalchemys_and_nothing_is_kept(w
 
 def test_a_savepoint_lets_a_job_go_on_after_an_error(world: World) -> None:
     attempt = world.started()
-    with job_transaction(world.database, attempt.id) as connection:
+    with transaction(world, attempt) as connection:
         connection.execute(insert(own).values(name="a"))
         with pytest.raises(IntegrityError), connection.begin_nested():
             connection.execute(insert(own).values(name="a"))
@@ -111,7 +118,7 @@ def test_nothing_is_kept_of_a_run_that_is_over(world: World, over: str) -> None:
             world.ledger.finish([Finished(attempt, outcome(State.TIMED_OUT, returned=False))])
 
     def late() -> None:
-        with job_transaction(world.database, attempt.id) as connection:
+        with transaction(world, attempt) as connection:
             connection.execute(insert(own).values(name="a"))
             end()
 
@@ -126,7 +133,7 @@ def test_a_newer_attempt_is_not_touched_by_the_transaction_of_an_older_one(world
     world.ledger.mark_lost(world.lease, ME, None, {"a": 5})
     newer = world.ledger.start(world.lease, "newer", [(one, 1) for one in world.ledger.poll(1).runs], 0.0)
     assert newer is not None
-    with pytest.raises(RunOverError), job_transaction(world.database, attempt.id) as connection:
+    with pytest.raises(RunOverError), transaction(world, attempt) as connection:
         connection.execute(insert(own).values(name="a"))
     assert names(world) == []
     assert states(world, newer[0]) == ("running", "running")
@@ -138,7 +145,8 @@ def test_of_a_loss_and_a_commit_at_once_one_wins_and_the_other_gives_way(world: 
     lost: list[object] = []
     with world.database.transaction() as parked:
         statement = transactions._CLOSE.replace("{p}", world.database.prefix)
-        assert parked.execute(text(statement), {"attempt_id": attempt.id}).fetchall()
+        tick = {"attempt_id": attempt.id, "job_id": attempt.job_id, "scheduled_at": attempt.scheduled_at}
+        assert parked.execute(text(statement), tick).fetchall()
         loser = threading.Thread(
             target=lambda: lost.append(world.ledger.mark_lost(world.lease, ME, None, {"a": 5})), daemon=True
         )
@@ -154,7 +162,7 @@ def test_a_job_that_ends_the_transaction_itself_is_told(world: World) -> None:
     attempt = world.started()
 
     def hasty() -> None:
-        with job_transaction(world.database, attempt.id) as connection:
+        with transaction(world, attempt) as connection:
             connection.execute(insert(own).values(name="a"))
             connection.exec_driver_sql("commit")
 
@@ -169,7 +177,7 @@ def test_a_job_that_goes_silent_in_the_block_is_cut_off(world: World, monkeypatc
     session: list[int] = []
 
     def silent() -> None:
-        with job_transaction(world.database, attempt.id) as connection:
+        with transaction(world, attempt) as connection:
             session.append(connection.exec_driver_sql("select pg_backend_pid()").scalar_one())
             connection.execute(insert(own).values(name="a"))
             while world.execute(text(f"select 1 from pg_stat_activity where pid = {session[0]}")):
@@ -183,7 +191,7 @@ def test_a_job_that_goes_silent_in_the_block_is_cut_off(world: World, monkeypatc
 
 def test_the_jobs_silence_holds_nobody_up(world: World) -> None:
     attempt = world.started()
-    with job_transaction(world.database, attempt.id) as connection:
+    with transaction(world, attempt) as connection:
         connection.execute(insert(own).values(name="a"))
         world.lease = world.elect("other-2", 2)
         assert world.ledger.adopt(world.lease, []) is not None
@@ -194,6 +202,15 @@ def test_the_jobs_silence_holds_nobody_up(world: World) -> None:
 
 def test_sqlite_refuses_and_says_why(migrated_sqlite_url: str) -> None:
     database = Database(migrated_sqlite_url)
-    with pytest.raises(StoreRefused, match="PostgreSQL only"), job_transaction(database, 1):
+    with pytest.raises(StoreRefused, match="PostgreSQL only"), job_transaction(database, 1, "a", datetime.now(UTC)):
         pass
     database.dispose()
+
+
+def test_a_forgotten_run_does_not_end_another_that_was_given_its_number(world: World) -> None:
+    attempt = world.started()
+    forgotten = replace(attempt, scheduled_at=attempt.scheduled_at - timedelta(minutes=1))
+    with pytest.raises(RunOverError), transaction(world, forgotten) as connection:
+        connection.execute(insert(own).values(name="a"))
+    assert names(world) == []
+    assert states(world, attempt) == ("running", "running")

@@ -29,10 +29,10 @@ REPOSITORY = Path(__file__).parents[2]
 class Log:
     """A log into memory."""
 
-    def __init__(self, level: str = "debug", format: str = "json") -> None:  # noqa: A002  # the setting's name
+    def __init__(self, level: str = "debug", format: str = "json", **settings: Any) -> None:  # noqa: A002  # its name
         self.stream = io.StringIO()
         self.events = Events()
-        self.logging = logs.configure(level, format, self.events, self.stream)
+        self.logging = logs.configure(level, format, self.events, self.stream, **settings)
 
     def lines(self) -> list[str]:
         assert self.logging.flush(PATIENCE_SECONDS)
@@ -53,6 +53,18 @@ def test_events_become_lines_in_their_order(log: Log):
     for term in range(1000):
         log.events.emit("leader_observed", leader="web-1", term=term)
     assert [document["term"] for document in log.documents()] == list(range(1000))
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_secrets_are_in_no_line_whoever_says_them(format: str):  # noqa: A002  # the setting's name
+    secret = 'corr"ect-horse'  # which JSON writes otherwise than text
+    log = Log(format=format, secrets=[secret])
+    log.events.emit("leader_observed", leader=secret, term=1)
+    logging.getLogger("somewhere").warning("it is %s, is it not", secret)
+    lines = log.lines()
+    log.logging.close()
+    assert len(lines) == 2
+    assert all("***" in line and "horse" not in line for line in lines), lines
 
 
 def test_each_line_carries_the_instance_that_the_events_carry(log: Log):

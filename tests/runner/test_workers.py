@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -205,6 +206,16 @@ def test_an_attempt_is_taken_once():
     world.submit(1)
     with pytest.raises(ValueError, match="attempt 1 was submitted twice"):
         world.submit(1)
+    world.jobs.let_all_go()
+
+
+def test_an_attempt_whose_number_another_has_is_not_begun():
+    world = World(threads=2)
+    world.submit(1)
+    first = world.workers.registry()[1]
+    world.workers.submit(replace(first, started_at=first.started_at + timedelta(seconds=1)), a_job())
+    assert world.workers.registry() == {1: first}
+    assert world.workers.free_count == 1
     world.jobs.let_all_go()
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from freezegun import freeze_time
 
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.elector import Announcement, Elected, Lost, Observed, Timing
@@ -197,6 +198,16 @@ def test_the_databases_time_is_learnt_from_every_answer(bench: Bench) -> None:
     assert bench.machine.database_time.now().timestamp() == pytest.approx(bench.clock.now)
 
 
+@pytest.mark.parametrize("seconds", [-3600.0, 5.0])
+def test_a_step_of_the_databases_clock_is_told_once(bench: Bench, seconds: float) -> None:
+    bench.lead()
+    bench.election.now = lambda: bench.clock.now + seconds
+    for _ in range(3):
+        bench.machine.step()
+    steps = [event.fields["seconds"] for event in bench.events if event.name == "database_clock_stepped"]
+    assert steps == [pytest.approx(seconds)]
+
+
 # Standing by
 
 
@@ -217,6 +228,17 @@ def test_a_standby_looks_again_when_the_lease_would_expire_if_that_is_sooner(ben
     bench.machine.step()
     assert bench.announced == [("Elected", 2)]
     assert bench.named("leader_elected")[0].fields["how"] == "expired"
+
+
+def test_who_leads_is_judged_by_the_databases_time(bench: Bench) -> None:
+    term = bench.let_another_lead().term
+    bench.machine.step()
+    with freeze_time("2001-01-01"):  # which is years after the lease, by the database's clock, and before it
+        bench.clock.now += TIMING.lease_seconds - 0.5
+        assert bench.machine.observed() == ("other-bbbbbb", term)
+    with freeze_time("1969-01-01"):
+        bench.clock.now += 1.0
+        assert bench.machine.observed() is None
 
 
 def test_each_leader_and_term_is_told_of_once(bench: Bench) -> None:
@@ -415,10 +437,11 @@ def test_whoever_released_stands_back_one_round_and_may_lead_again(bench: Bench)
     bench.machine.release()
     released = bench.clock.now
     assert bench.machine.step() == 0.0  # to see who is next
+    pause = bench.machine.step()
     while not bench.machine.is_leader():
         assert bench.clock.now - released <= 5.0
-        bench.clock.now += bench.machine.step()
-        bench.machine.step()  # it may be woken at any time
+        bench.clock.now += min(pause, 0.25)  # it may be woken at any time
+        pause = bench.machine.step()
     assert bench.clock.now - released >= 1.0
     assert bench.announced == [("Elected", 1), ("Lost", 1), ("Elected", 2)]
 
@@ -570,6 +593,28 @@ def test_an_outage_is_told_when_it_begins_once_a_minute_and_when_it_ends(bench: 
     (recovered,) = bench.named("store_recovered")
     assert recovered.fields["outage_seconds"] >= 130
     assert bench.machine.is_leader()
+
+
+def test_a_store_that_may_be_read_and_not_written_is_one_outage_until_it_can_be_written(bench: Bench) -> None:
+    bench.store.fail("acquire")
+    for _ in range(10):
+        bench.clock.now += bench.machine.step()
+        assert bench.machine.problem == "no answer"
+    assert len(bench.named("store_unavailable")) == 1
+    assert not bench.named("store_recovered")
+    bench.store.mend()
+    bench.machine.step()
+    assert len(bench.named("store_recovered")) == 1
+    assert bench.machine.problem is None
+
+
+def test_it_is_over_too_when_another_could_write(bench: Bench) -> None:
+    bench.store.fail("acquire")
+    bench.machine.step()
+    bench.let_another_lead()
+    bench.machine.step()
+    assert [event.name for event in bench.events] == ["store_unavailable", "store_recovered", "leader_observed"]
+    assert bench.machine.problem is None
 
 
 def test_what_must_be_prepared_is_tried_until_it_succeeds() -> None:

@@ -70,3 +70,49 @@ def test_an_outage_is_told_when_it_begins_each_minute_and_when_it_ends(events: E
         ("store_recovered", None),
     ]
     assert told[-1].fields["outage_seconds"] == 124.0
+
+
+def test_an_outage_that_comes_and_goes_is_told_three_times_and_then_once_a_minute(
+    events: Events, told: list[Event]
+) -> None:
+    clock = StillClock()
+    outage = Outage(events, "part", clock)
+    for second in range(130):
+        clock.now = float(second)
+        outage.failed(RuntimeError("no room"))
+        outage.over()
+    pair = ("store_unavailable", "store_recovered")
+    assert tuple(event.name for event in told) == pair * 5
+    assert [event.fields.get("count") for event in told[::2]] == [None, None, None, 63, 123]
+
+
+def test_one_of_them_that_lasts_is_told_though_it_is_the_fourth_within_a_minute(
+    events: Events, told: list[Event]
+) -> None:
+    clock = StillClock()
+    outage = Outage(events, "part", clock)
+    for _ in range(3):
+        outage.failed(RuntimeError("no"))
+        outage.over()
+    del told[:]
+    for second in range(8):
+        clock.now = float(second)
+        outage.failed(RuntimeError("no"))
+    outage.over()
+    assert [(event.name, event.fields.get("count")) for event in told] == [
+        ("store_unavailable", 9),
+        ("store_recovered", None),
+    ]
+    assert told[-1].fields["outage_seconds"] == 7.0
+
+
+def test_after_a_minute_without_one_an_outage_is_as_new_as_the_first(events: Events, told: list[Event]) -> None:
+    clock = StillClock()
+    outage = Outage(events, "part", clock)
+    for _ in range(5):
+        outage.failed(RuntimeError("no"))
+        outage.over()
+    del told[:]
+    clock.now += 60
+    outage.failed(RuntimeError("no"))
+    assert [(event.name, event.fields.get("count")) for event in told] == [("store_unavailable", None)]

@@ -142,6 +142,15 @@ def test_segments_agree_with_a_walk_over_every_tick(
     assert due_at(spec.id, late, spec.jitter) > now
 
 
+def test_a_tick_that_jitter_makes_due_later_is_not_decided_yet() -> None:
+    spec = spec_of(every(60 * SECOND), jitter=30 * SECOND)
+    due = due_at(spec.id, NOON, spec.jitter)
+    assert due > NOON
+    before = due - timedelta(microseconds=1)
+    assert settle_until(spec, spec.schedule, NOON - 60 * SECOND, before) < NOON
+    assert settle_until(spec, spec.schedule, NOON - 60 * SECOND, due) == due
+
+
 def test_a_week_of_seconds_is_a_handful_of_rows() -> None:
     schedule = schedules.every(timedelta(seconds=1))
     decisions = decide(spec_of(schedule), schedule, NOON - timedelta(days=7), NOON, NOON)

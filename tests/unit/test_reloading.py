@@ -211,6 +211,16 @@ def test_a_wrong_edit_is_told_once_and_changes_nothing(world: World) -> None:
     assert world.taken == []
 
 
+def test_a_wrong_edit_of_a_function_changes_nothing(world: World) -> None:
+    world.write(HELLO)
+    reloader = world.start()
+    world.write(SOON, "new: {run: 'nowhere:main', every: 1s}")
+    world.settle(reloader, 50)
+    assert world.names() == ["config_rejected"]
+    assert "no such module" in world.told[0].fields["error"]
+    assert world.taken == []
+
+
 def test_another_wrong_edit_is_told_again(world: World) -> None:
     world.write(HELLO)
     reloader = world.start()

@@ -58,6 +58,8 @@ def test_a_single_moment_comes_once() -> None:
     assert schedule.between(NEW_YEAR - SECOND, NEW_YEAR) == [NEW_YEAR]
     assert schedule.between(NEW_YEAR, NEW_YEAR + SECOND) == []
     assert schedule.latest(NEW_YEAR - SECOND, NEW_YEAR + SECOND, 3) == [NEW_YEAR]
+    assert schedule.latest(NEW_YEAR - SECOND, NEW_YEAR, 3) == [NEW_YEAR]
+    assert schedule.latest(NEW_YEAR, NEW_YEAR + SECOND, 3) == []
     assert schedule.latest(NEW_YEAR - SECOND, NEW_YEAR - MICROSECOND, 3) == []
 
 

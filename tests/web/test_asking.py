@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.cli.conftest import Story
+from tests.story import Story
 from tests.web.serving import TOKEN, Site
 
 TRIGGER = "/api/v1/jobs/report/trigger"

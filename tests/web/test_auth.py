@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from scheduler_service.tables import job_state, leader_lease, run
 from scheduler_service.web.limits import PROBES
-from tests.cli.conftest import Story
+from tests.story import Story
 from tests.web.serving import TOKEN, Answer, Site, serving
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "post")

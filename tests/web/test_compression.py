@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from scheduler_service.web.compression import LEAST_BYTES, accepts_gzip
-from tests.cli.conftest import Story
+from tests.story import Story
 from tests.web.serving import LIMIT_SECONDS, Answer, Site
 
 PATHS = ["/", "/metrics", "/static/page.css", "/static/page.js", "/api/v1/openapi.json", "/api/v1/jobs?limit=200"]

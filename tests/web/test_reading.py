@@ -11,7 +11,7 @@ from pydantic import BaseModel, create_model
 from scheduler_service.ledger.history import Coming, Scheduled
 from scheduler_service.schedule import parse
 from scheduler_service.web.api import shapes
-from tests.cli.conftest import Story
+from tests.story import Story
 from tests.waiting import wait_until
 from tests.web.serving import Site
 

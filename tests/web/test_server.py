@@ -13,7 +13,7 @@ import pytest
 
 from scheduler_service.events import Event, Events
 from scheduler_service.web import PortUnavailableError, Server, connections, limits, server
-from tests.cli.conftest import Story
+from tests.story import Story
 from tests.waiting import wait_until
 from tests.web.serving import LIMIT_SECONDS, TOKEN, Site, received, serving
 

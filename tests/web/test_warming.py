@@ -10,7 +10,7 @@ import pytest
 
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.web.warming import Warming
-from tests.cli.conftest import Story
+from tests.story import Story
 from tests.waiting import wait_until
 from tests.web.serving import LIMIT_SECONDS, Site, serving
 

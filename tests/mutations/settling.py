@@ -1,0 +1,228 @@
+"""Bugs of settling: each tick decided once, under the schedule that it came due under (I5)."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import mutation
+
+_STATEMENTS = "scheduler_service/ledger/statements.py"
+_SQLITE = "scheduler_service/ledger/sqlite.py"
+_DISPATCHER = "scheduler_service/dispatcher/__init__.py"
+_SETTLING = "scheduler_service/dispatcher/settling.py"
+_LEDGER = "tests/contract/test_ledger.py::"
+_CONTRACT = "tests/contract/test_dispatcher.py::"
+_OVERLAP = "tests/contract/test_overlap.py::"
+
+MUTATIONS = (
+    # Each tick is decided once (I5)
+    mutation(
+        "settle-without-swap",
+        "no compare and swap: a span that is settled may be settled again",
+        _STATEMENTS,
+        "s.job_id = j.job_id and s.settled_until = j.since\n",
+        "s.job_id = j.job_id\n",
+        _LEDGER + "test_a_span_is_decided_once[postgresql]",
+    ),
+    mutation(
+        "settle-without-swap-sqlite",
+        "SQLite: no compare and swap",
+        _SQLITE,
+        "job_id = :job and settled_until = :since and paused_at is :paused_at",
+        "job_id = :job and :since = :since and paused_at is :paused_at",
+        _LEDGER + "test_a_span_is_decided_once[sqlite]",
+    ),
+    mutation(
+        "settle-over-pause",
+        "a pause that is committed between computing and settling is not seen",
+        _STATEMENTS,
+        "s.paused_at is not distinct from j.paused_at and s.paused_until is not distinct from j.paused_until",
+        "true",
+        _LEDGER + "test_a_pause_committed_between_computing_and_settling_is_seen[postgresql]",
+        _LEDGER + "test_a_resume_committed_between_computing_and_settling_is_seen[postgresql]",
+    ),
+    mutation(
+        "settle-over-pause-sqlite",
+        "SQLite: a pause that is committed between computing and settling is not seen",
+        _SQLITE,
+        "settled_until = :since and paused_at is :paused_at\n",
+        "settled_until = :since and (paused_at is :paused_at or 1)\n",
+        _LEDGER + "test_a_pause_committed_between_computing_and_settling_is_seen[sqlite]",
+    ),
+    mutation(
+        "settle-ahead",
+        "settling goes past the database's time",
+        _STATEMENTS,
+        "and j.until >= s.settled_until and j.until <= clock_timestamp()",
+        "and j.until >= s.settled_until",
+        _LEDGER + "test_settling_never_goes_past_the_databases_time[postgresql]",
+    ),
+    mutation(
+        "settle-ahead-sqlite",
+        "SQLite: settling goes past the database's time",
+        _SQLITE,
+        "        if self.stamp(one.until) > now:\n            return False\n",
+        "",
+        _LEDGER + "test_settling_never_goes_past_the_databases_time[sqlite]",
+    ),
+    mutation(
+        "settle-back",
+        "`settled_until` may go back",
+        _STATEMENTS,
+        "and j.until >= s.settled_until and j.until <= clock_timestamp()",
+        "and j.until <= clock_timestamp()",
+        _LEDGER + "test_what_is_settled_stays_so[postgresql]",
+    ),
+    mutation(
+        "settle-back-sqlite",
+        "SQLite: `settled_until` may go back",
+        _SQLITE,
+        "and paused_until is :paused_until and settled_until <= :until returning",
+        "and paused_until is :paused_until returning",
+        _LEDGER + "test_what_is_settled_stays_so[sqlite]",
+    ),
+    mutation(
+        "absent-since-ever",
+        "all jobs count as absent after all replicas were down: a week's ticks are forgotten",
+        _STATEMENTS,
+        "s.present_at < newest.present_at - :absent)\n  returning",
+        "s.present_at < clock_timestamp() - :absent)\n  returning",
+        _LEDGER + "test_all_replicas_down_for_a_week_is_no_absence[postgresql]",
+    ),
+    mutation(
+        "prune-unsettled",
+        "pruning takes rows above `settled_until`, whose ticks may be settled again",
+        _STATEMENTS,
+        "     and coalesce(r.until, r.scheduled_at) <= s.settled_until\n",
+        "",
+        _LEDGER + "test_pruning_leaves_what_is_not_settled[postgresql]",
+    ),
+    mutation(
+        "prune-unsettled-sqlite",
+        "SQLite: pruning takes rows above `settled_until`",
+        _SQLITE,
+        "                                and coalesce(until, scheduled_at) <= :settled_until\n",
+        "                                and :settled_until is not null\n",
+        _LEDGER + "test_pruning_leaves_what_is_not_settled[sqlite]",
+    ),
+    mutation(
+        "prune-unread",
+        "pruning removes a lost run that waits again since it was chosen",
+        _STATEMENTS,
+        "   where r.id = old.id and r.state not in ('waiting', 'running') and not r.slot_held returning r.id),",
+        "   where r.id = old.id returning r.id),",
+        "tests/postgres/test_requests.py::test_a_run_that_is_tried_again_after_all_is_not_pruned",
+    ),
+    mutation(
+        "prune-newest-term",
+        "pruning removes the term that leads, from which the next is counted",
+        _STATEMENTS,
+        "t.lock_id = :lock_id and t.term < fence.term",
+        "t.lock_id = :lock_id and t.term <= fence.term",
+        _LEDGER + "test_pruning_leaves_the_term_that_leads[postgresql]",
+    ),
+    mutation(
+        "prune-newest-term-sqlite",
+        "SQLite: pruning removes the term that leads",
+        _SQLITE,
+        "where lock_id = :lock_id and term < :term and acquired_at < :before",
+        "where lock_id = :lock_id and term <= :term and acquired_at < :before",
+        _LEDGER + "test_pruning_leaves_the_term_that_leads[sqlite]",
+    ),
+    # The leader's hand
+    mutation(
+        "settle-unasked",
+        "the lease is not asked for again before what was computed is settled",
+        _DISPATCHER,
+        "        if not settlements or self._current() is None:",
+        "        if not settlements:",
+        _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
+    ),
+    mutation(
+        "start-unasked",
+        "the lease is not asked for again before what was read is started",
+        _DISPATCHER,
+        "        if not runs or self._current() is None:",
+        "        if not runs:",
+        _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
+    ),
+    mutation(
+        "poll-unasked",
+        "the lease is not asked for again after settling",
+        _DISPATCHER,
+        "        if self._current() is None:\n            return\n        poll =",
+        "        poll =",
+        _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
+    ),
+    mutation(
+        "edit-forgets-past",
+        "after an edit the past is settled under the new schedule instead of the stored one",
+        _DISPATCHER,
+        "            past = schedules.parse(state.schedule, state.timezone)",
+        "            past = spec.schedule",
+        _CONTRACT + "test_a_changed_schedule_owes_nothing_for_its_past",
+        _OVERLAP + "test_what_was_due_before_an_edit_is_decided_under_the_old_schedule",
+    ),
+    mutation(
+        "edit-settled-later",
+        "an edited job is settled at its next tick, so that the new schedule holds for the time before it too",
+        _DISPATCHER,
+        "            self._settle_soon(state.job_id for state in self._states.values() if self._is_edited(state))",
+        "            pass",
+        _OVERLAP + "test_a_changed_schedule_holds_from_the_moment_it_is_taken_up",
+    ),
+    mutation(
+        "no-first-sweep",
+        "a new leader waits for timers instead of settling what nobody settled",
+        _DISPATCHER,
+        "            self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS",
+        "            self._settled_all_at = self._clock.monotonic()",
+        _CONTRACT + "test_a_late_tick_is_settled_and_started",
+    ),
+    mutation(
+        "early-timer-lost",
+        "a job whose timer goes off before the database's clock is there is not looked at again",
+        _DISPATCHER,
+        "        if not settlement.enabled or settlement.until >= moment:",
+        "        if True:",
+        _CONTRACT + "test_a_timer_that_goes_off_early_loses_no_tick",
+    ),
+    mutation(
+        "changed-unread",
+        "a job that was changed from elsewhere is not read again",
+        _DISPATCHER,
+        "            self._read_again(changed)",
+        "            pass",
+        _CONTRACT + "test_a_pause_committed_between_computing_and_settling_holds",
+    ),
+    mutation(
+        "stale-starts",
+        "runs that waited under a former leader are started however old they are",
+        _SETTLING,
+        "not _keeps_its_place(spec, run, now)] if anew else []",
+        "not _keeps_its_place(spec, run, now)] if False else []",
+        _CONTRACT + "test_a_stale_waiting_run_does_not_start_under_the_next_leader",
+    ),
+    mutation(
+        "holder-unwatched",
+        "a tick is skipped because of a run whose replica has not been heard of",
+        _SETTLING,
+        "if one.holder_seen_at is None or one.holder_seen_at < believed_after:",
+        "if False:",
+        _CONTRACT + "test_a_run_of_a_replica_that_vanished_holds_its_job_until_it_is_lost",
+    ),
+    mutation(
+        "coalesced-across-pause",
+        "the ticks of a pause are coalesced with those after it",
+        _SETTLING,
+        "    return decisions + decide(spec, past, pause_to, until, now, open_count=open_count), True",
+        "    return decisions + decide(spec, past, pause_from, until, now, open_count=open_count), True",
+        _CONTRACT + "test_every_tick_stands_in_exactly_one_row",
+    ),
+    mutation(
+        "pause-unbounded",
+        "a pause that is over swallows what came due after its end",
+        _SETTLING,
+        "    if resumed_at is None or resumed_at > until:",
+        "    if resumed_at is None or resumed_at <= until:",
+        _CONTRACT + "test_after_a_pause_its_ticks_are_skipped_and_the_next_runs",
+    ),
+)

@@ -1,0 +1,166 @@
+"""Bugs of starting: an attempt at most once, and as many at a time as there are slots (I3, I7)."""
+
+from __future__ import annotations
+
+from tests.mutations.mutation import Edit, Mutation, mutation
+
+_STATEMENTS = "scheduler_service/ledger/statements.py"
+_SQLITE = "scheduler_service/ledger/sqlite.py"
+_ENDINGS = "scheduler_service/ledger/sqlite_endings.py"
+_READING = "scheduler_service/ledger/reading.py"
+_HOUSE = "scheduler_service/housekeeping.py"
+_WORKERS = "scheduler_service/workers.py"
+_LEDGER = "tests/contract/test_ledger.py::"
+_ATTEMPTS = "tests/contract/test_attempts.py::"
+_DISPATCHER = "tests/contract/test_dispatcher.py::"
+_RACES = "tests/postgres/test_requests.py::"
+_WORKING = "tests/runner/test_workers.py::"
+
+_WANTED = Edit(
+    _STATEMENTS,
+    "   where r.state = 'waiting' and r.due_at <= clock_timestamp() and r.cancel_requested_at is null\n",
+    "   where r.due_at <= clock_timestamp() and r.cancel_requested_at is null\n",
+)
+_PICKED = Edit(
+    _STATEMENTS,
+    "where r.id = w.id and r.state = 'waiting' and r.cancel_requested_at is null\n",
+    "where r.id = w.id and r.cancel_requested_at is null\n",
+)
+
+MUTATIONS = (
+    # One attempt starts at most once (I3)
+    Mutation(
+        "start-without-waiting",
+        "a run is started without a look whether it still waits",
+        (_WANTED, _PICKED),
+        (_LEDGER + "test_a_run_that_is_started_twice_starts_once",),
+    ),
+    Mutation(
+        "start-from-snapshot",
+        "whether a run still waits is looked at before its row is locked, and not after",
+        (_PICKED,),
+        (_RACES + "test_a_start_behind_another_starts_nothing",),
+    ),
+    mutation(
+        "start-without-waiting-sqlite",
+        "SQLite: a run is started without a look whether it still waits",
+        _SQLITE,
+        "where id = :run and state = 'waiting' and cancel_requested_at is null and due_at",
+        "where id = :run and cancel_requested_at is null and due_at",
+        _LEDGER + "test_a_run_that_is_started_twice_starts_once",
+    ),
+    mutation(
+        "start-early",
+        "a run is started before it is due",
+        _STATEMENTS,
+        "   where r.state = 'waiting' and r.due_at <= clock_timestamp() and r.cancel_requested_at is null\n",
+        "   where r.state = 'waiting' and r.cancel_requested_at is null\n",
+        _LEDGER + "test_a_run_that_is_not_due_yet_waits[postgresql]",
+    ),
+    mutation(
+        "start-forgotten",
+        "a start whose reply was lost is not asked after",
+        "scheduler_service/dispatcher/__init__.py",
+        "        self._starter.answer_claims()\n",
+        "",
+        _DISPATCHER + "test_a_start_whose_answer_is_lost_begins_exactly_once",
+        _DISPATCHER + "test_a_start_whose_reply_is_lost_is_run_though_the_term_is_over",
+    ),
+    mutation(
+        "claim-anyones",
+        "what a start did is looked up by anything but its claim",
+        _READING,
+        "where claim_id = :claim and state = 'running' order by id",
+        "where :claim = :claim and state = 'running' order by id",
+        _LEDGER + "test_what_a_start_did_whose_reply_was_lost_is_found_by_its_claim",
+    ),
+    mutation(
+        "claim-unknown",
+        "an attempt on its way to a worker is taken for one that never began",
+        _HOUSE,
+        "if one.attempt_id not in known and one.claim_id not in claims",
+        "if one.attempt_id not in known",
+        _DISPATCHER + "test_a_claim_on_its_way_is_left_alone",
+    ),
+    mutation(
+        "unstart-anyones",
+        "attempts of another replica are taken back as never begun",
+        _STATEMENTS,
+        "where id = any (:attempts) and instance_id = :me and state = 'running' returning run_id, attempt)",
+        "where id = any (:attempts) and state = 'running' returning run_id, attempt)",
+        _LEDGER + "test_an_attempt_of_another_is_not_unstarted[postgresql]",
+    ),
+    mutation(
+        "begin-unasked",
+        "a worker begins whatever it has, however long ago it was started",
+        _WORKERS,
+        "            if sure and now - asked_at < self._begin_within_seconds:",
+        "            if sure:",
+        _WORKING + "test_what_is_no_longer_open_is_given_back_and_never_begun",
+    ),
+    mutation(
+        "queue-by-id",
+        "what waits is started by id instead of by when it is due",
+        _READING,
+        "                   order by r.due_at, r.id limit :most) ready",
+        "                   order by r.id limit :most) ready",
+        _LEDGER + "test_the_oldest_due_starts_first",
+    ),
+    mutation(
+        "turn-by-id",
+        "of the ticks of one job the one decided first runs first, instead of the oldest",
+        _READING,
+        "row_number() over (partition by w.job_id order by w.scheduled_at, w.id) as turn",
+        "row_number() over (partition by w.job_id order by w.id) as turn",
+        _LEDGER + "test_the_oldest_tick_of_a_job_starts_first",
+    ),
+    # Slots (I7)
+    mutation(
+        "slots-uncounted",
+        "free slots are told by their numbers alone: runs that began without one are not counted",
+        _STATEMENTS,
+        "(free.slot is not null and w.turn <= w.max_running - w.held)",
+        "(free.slot is not null)",
+        _ATTEMPTS + "test_runs_that_began_without_a_limit_count_once_there_is_one[postgresql]",
+    ),
+    mutation(
+        "slots-uncounted-sqlite",
+        "SQLite: free slots are told by their numbers alone",
+        _SQLITE,
+        "if slot not in held), None) if len(rows) < limit else None",
+        "if slot not in held), None)",
+        _ATTEMPTS + "test_runs_that_began_without_a_limit_count_once_there_is_one[sqlite]",
+    ),
+    mutation(
+        "slot-free-at-timeout",
+        "the slot is free at the time-out, though the thread goes on",
+        _STATEMENTS,
+        "slot_held = r.slot_held and not e.returned",
+        "slot_held = false",
+        _LEDGER + "test_a_thread_that_goes_on_keeps_its_slot[postgresql]",
+    ),
+    mutation(
+        "slot-free-at-timeout-sqlite",
+        "SQLite: the slot is free at the time-out, though the thread goes on",
+        _ENDINGS,
+        "        if outcome.returned:",
+        "        if True:",
+        _LEDGER + "test_a_thread_that_goes_on_keeps_its_slot[sqlite]",
+    ),
+    mutation(
+        "stuck-retried",
+        "a run is tried again while the thread of its last attempt still goes on",
+        _READING,
+        "                     and not (w.slot_held and s.max_running is not null)\n",
+        "",
+        _ATTEMPTS + "test_a_stuck_run_with_a_slot_to_spare_leaves_it_to_the_others",
+    ),
+    mutation(
+        "slot-kept-by-lost",
+        "the slot of a stuck thread is never free again when its replica is gone",
+        _STATEMENTS,
+        "where r.lock_id = :lock_id and r.slot_held and a.instance_id = gone.instance_id and a.state <> 'running'),",
+        "where r.lock_id = :lock_id and r.slot_held and a.instance_id = gone.instance_id and false),",
+        _LEDGER + "test_a_vanished_replica_frees_the_slot_that_a_stuck_thread_held[postgresql]",
+    ),
+)
