@@ -159,6 +159,7 @@ class Watch:
         self._turn_of: dict[str, datetime] = {}  # what of the heap still holds
         self._unsettled: dict[str, Unsettled] = {}
         self._fortunes: dict[str, Fortune] = {}
+        self._excused: set[str] = set()  # jobs from which success is expected anew, from the next look on
         self._unread: list[str] = []  # jobs whose past is not known yet
         self._newest_attempt: int | None = None
         self._open_attempts: frozenset[int] = frozenset()
@@ -212,8 +213,15 @@ class Watch:
             for job_id in known.keys() - self._specs.keys():
                 del known[job_id]
         for spec in self._specs.values():
-            if former.get(spec.id) != spec:
-                self._take_turn(spec.id, EPOCH)
+            known_spec = former.get(spec.id)
+            if known_spec == spec:
+                continue
+            self._take_turn(spec.id, EPOCH)
+            if known_spec is not None and known_spec.schedule != spec.schedule:
+                self._excused.add(spec.id)
+            if (fortune := self._fortunes.get(spec.id)) is not None:
+                self._fortunes[spec.id] = replace(fortune, overdue_at=None)
+        self._excused &= self._specs.keys()
         self._unread = [job_id for job_id in self._specs if job_id not in self._fortunes]
 
     def _look(self) -> bool:
@@ -276,7 +284,9 @@ class Watch:
     def _recall(self, records: Iterable[Record]) -> None:
         for one in records:
             counted_from = one.accountable_from if one.succeeded_at is None else one.succeeded_at
-            fortune = Fortune(counted_from, one.succeeded_at is not None, int(one.failed_count))
+            # What came before it was enabled again, or in a pause that is over, is not held against it.
+            expected_from = max(moment for moment in (counted_from, one.accountable_from, one.paused_at) if moment)
+            fortune = Fortune(counted_from, one.succeeded_at is not None, int(one.failed_count), expected_from)
             self._fortunes.setdefault(one.job_id, fortune)
 
     def _learn(self, sample: Sample) -> None:
@@ -293,6 +303,7 @@ class Watch:
     def _judge_job(self, spec: JobSpec, progress: JobProgress | None, sample: Sample) -> None:
         self._unsettled.pop(spec.id, None)
         if progress is None or not progress.enabled or not progress.configured:
+            self._excused.add(spec.id)
             self._take_turn(spec.id, sample.now + STRANGE_AGAIN)
             return
         schedule = _written(spec, progress)
@@ -313,8 +324,9 @@ class Watch:
             self._unread.append(spec.id)  # no leader knew it when its past was read
             return
         expected_from = fortune.counted_from if fortune.expected_from is None else fortune.expected_from
-        if spec.id in sample.paused:
+        if spec.id in sample.paused or spec.id in self._excused:
             expected_from = sample.now
+            self._excused.discard(spec.id)
         elif fortune.overdue_at is not None and sample.now < fortune.overdue_at:
             return
         expected_from = max(expected_from, fortune.counted_from)
