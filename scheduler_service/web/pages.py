@@ -22,7 +22,6 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from scheduler_service.database import StoreUnavailable
@@ -65,9 +64,7 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
             return pages.sign_in(401)
         key = f"{request.url.path}?{request.url.query}"
         # Most of many viewers need no other thread, each of which would wait its turn among those that run jobs.
-        if (page := kept.fresh(key)) is not None:
-            return page
-        return await run_in_threadpool(kept.get, key, lambda: pages.safely(make))
+        return await kept.get(key, lambda: pages.safely(make))
 
     @router.get("/")
     async def overview(request: Request) -> Response:
