@@ -15,7 +15,7 @@ from scheduler_service.events import Event
 from scheduler_service.ledger.sampling import MOST_ATTEMPTS, Sampler
 from scheduler_service.model import JobSpec, Lease, Overlap
 from scheduler_service.tables import job_state, replica, run, run_attempt
-from scheduler_service.watch import BATCH_JOBS, SAMPLE_SECONDS, Fortune, Seen, Watch
+from scheduler_service.watch import BATCH_JOBS, LEAST_GRANTED, SAMPLE_SECONDS, Fortune, Seen, Watch
 from tests.contract.dispatcher_world import HOUR, LOCK, MINUTE, OTHER, World, job
 
 GRACE = timedelta(seconds=10)
@@ -158,6 +158,16 @@ def test_a_leader_that_settles_nothing_is_told_of_after_twice_the_grace_and_when
     seen = world.look(1.0)
     assert (seen.oldest, seen.idle, seen.late) == (None, None, ())
     assert [event.name for event in world.heard()] == ["leader_idle", "leader_active"]
+
+
+@pytest.mark.parametrize("grace", [timedelta(0), timedelta(milliseconds=100)])
+def test_a_job_without_grace_lets_no_leader_seem_idle_that_is_about_to_settle(world: Watched, grace: timedelta) -> None:
+    spec = job(every=MINUTE, misfire_grace=grace)
+    world.adopt(spec, back=5 * MINUTE)
+    world.begin(spec)
+    for _ in range(2):
+        assert world.look(2.0).idle is None, "a sample in the moment between a tick and its decision"
+    assert world.look(LEAST_GRANTED.total_seconds()).idle is not None
 
 
 def test_it_is_told_of_again_each_minute(world: Watched) -> None:
