@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 FIRST_YEAR, LAST_YEAR = 1970, 2999
 UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -43,7 +43,10 @@ def read_moment(text: str, timezone: str, now: datetime | None = None) -> dateti
         hint = ", or how long ago, as in 90m" if now is not None else ""
         raise MomentError(f"{text!r} is not a time: write, for example, 2026-01-31T12:00:00Z{hint}") from None
     if written.tzinfo is None:
-        written = written.replace(tzinfo=ZoneInfo(timezone))
+        try:
+            written = written.replace(tzinfo=ZoneInfo(timezone))
+        except (ZoneInfoNotFoundError, ValueError):  # a job's, that another replica's time zone data has
+            raise MomentError(f"{text!r} has no offset, and the zone {timezone!r} is not known here: add Z") from None
     if not FIRST_YEAR <= written.year <= LAST_YEAR:
         raise _out_of_range(text)
     return written.astimezone(UTC)

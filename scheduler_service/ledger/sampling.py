@@ -17,6 +17,7 @@ from scheduler_service.database import Database
 from scheduler_service.ledger.reading import with_lists
 from scheduler_service.model import State
 from scheduler_service.tables import DATABASE_TIME, from_microseconds
+from scheduler_service.tables.definitions import UNUSUAL
 
 LIVE_SECONDS = 30  # a replica seen within this counts as there
 MOST_ATTEMPTS = 2000
@@ -53,8 +54,13 @@ with succeeded as (
     from {p}job_state s where s.lock_id = :lock_id and s.job_id in :jobs)
 select o.job_id, o.accountable_from,
        (select max(a.finished_at) from {p}run_attempt a where a.run_id = o.run_id and a.state = 'succeeded'),
-       (select count(*) from {p}run f where f.lock_id = :lock_id and f.job_id = o.job_id
-                                        and f.id > coalesce(o.run_id, 0) and f.state in ('failed', 'timed_out', 'lost'))
+       (select count(*) from {p}run f
+         where f.lock_id = :lock_id and f.job_id = o.job_id and f.id > coalesce(o.run_id, 0)
+           and f.state in ('failed', 'timed_out', 'lost')),
+       (select coalesce(p.until, p.scheduled_at) from {p}run p
+         where p.lock_id = :lock_id and p.job_id = o.job_id and p.state = 'skipped' and p.reason = 'paused'
+           and p.{unusual}  -- for SQLite to see that an index fits
+         order by p.scheduled_at desc limit 1)
   from succeeded o"""
 
 _ATTEMPTS = """
@@ -109,6 +115,7 @@ class Record:
     accountable_from: datetime
     succeeded_at: datetime | None
     failed_count: int  # runs that failed since
+    paused_at: datetime | None  # its last tick that a pause skipped
 
 
 class Sampler:
@@ -121,7 +128,7 @@ class Sampler:
         self._clauses: dict[str, TextClause] = {}
         now = DATABASE_TIME[database.dialect]
         ago = f"interval '{LIVE_SECONDS} seconds'" if database.dialect == "postgresql" else str(LIVE_SECONDS * 10**6)
-        self._words = {"{p}": database.prefix, "{now}": now, "{live}": f"{now} - {ago}"}
+        self._words = {"{p}": database.prefix, "{now}": now, "{live}": f"{now} - {ago}", "{unusual}": UNUSUAL}
 
     def attempts(self) -> tuple[int, frozenset[int]]:
         """Read the newest attempt, from which on `sample` tells of others, and those that are open."""
@@ -131,8 +138,10 @@ class Sampler:
     def records(self, job_ids: Collection[str]) -> tuple[Record, ...]:
         """Read how some jobs have done so far."""
         return tuple(
-            Record(job_id, _known(accountable_from), _moment(succeeded_at), failed_count)
-            for job_id, accountable_from, succeeded_at, failed_count in self._rows(_RECORDS, jobs=list(job_ids))
+            Record(job_id, _known(accountable_from), _moment(succeeded_at), failed_count, _moment(paused_at))
+            for job_id, accountable_from, succeeded_at, failed_count, paused_at in self._rows(
+                _RECORDS, jobs=list(job_ids)
+            )
         )
 
     def sample(self, job_ids: Collection[str], newest_attempt: int, open_attempts: Collection[int]) -> Sample:

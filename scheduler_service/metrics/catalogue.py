@@ -117,8 +117,9 @@ CATALOGUE: Mapping[str, Metric] = {
     "scheduler_job_success_overdue_seconds": _metric(
         GAUGE,
         "job_id",
-        "For how long a job should have succeeded again: counted from its third tick since, plus its grace and "
-        "time-out. Only for jobs that are overdue and not paused.",
+        "For how long a job should have succeeded again: counted from its third tick since then, or since it was "
+        "enabled again, got another schedule or was paused last; plus its grace and time-out. Only for jobs that are "
+        "overdue and not paused.",
     ),
     "scheduler_job_failures_in_a_row": _metric(
         GAUGE, "job_id", "Runs of a job that failed, timed out or were lost since its last success; only if any."

@@ -2,7 +2,7 @@
 
     jobs whose next tick has come due --sample--> settled: looked at again after their next tick
                                           `-----> not settled: looked at again in the next sample
-                                                    `--over twice its grace, under one leader--> leader_idle
+                                                    `--over twice its grace, and 10 s, under one leader--> leader_idle
 
 A leader that is alive and renews its lease, but settles nothing, is a silent failure: nobody takes over, and
 nothing runs.  So every replica asks the ledger how far each job is settled, soon after it came due.  The work
@@ -41,6 +41,7 @@ BATCH_JOBS = 1000  # looked at in one sample
 BATCH_RECORDS = 100  # jobs whose past is read in one step, which may take longer
 REPEAT_SECONDS = 60.0
 GRACES = 2  # so many times a job's misfire_grace a leader may be late
+LEAST_GRANTED = timedelta(seconds=10)  # and at least so long: with no grace at all it decides no sooner than it can
 LOSSES = 4  # so many times `lost_after` a vanished replica's run may hold its job up beyond that
 STRANGE_AGAIN = timedelta(seconds=5)  # when to look again at a job that the leader does not have, or not yet
 TICKLESS_AGAIN = timedelta(minutes=1)  # and at one without a next tick
@@ -193,8 +194,11 @@ class Watch:
             for job_id in known.keys() - self._specs.keys():
                 del known[job_id]
         for spec in self._specs.values():
-            if former.get(spec.id) != spec:
-                self._take_turn(spec.id, EPOCH)
+            known_spec = former.get(spec.id)
+            if known_spec == spec:
+                continue
+            self._take_turn(spec.id, EPOCH)
+            self._fortunes.reconsider(spec.id, excused=known_spec is not None and known_spec.schedule != spec.schedule)
         self._fortunes.configure(self._specs)
 
     def _look(self) -> bool:
@@ -256,6 +260,7 @@ class Watch:
     def _judge_job(self, spec: JobSpec, progress: JobProgress | None, sample: Sample) -> None:
         self._unsettled.pop(spec.id, None)
         if progress is None or not progress.enabled or not progress.configured:
+            self._fortunes.excuse(spec.id)
             self._take_turn(spec.id, sample.now + STRANGE_AGAIN)
             return
         schedule = _written(spec, progress)
@@ -282,7 +287,7 @@ class Watch:
         late = [
             one
             for one in self._unsettled.values()
-            if min(owed_for, sample.now - one.due_at) > GRACES * self._specs[one.job_id].misfire_grace
+            if min(owed_for, sample.now - one.due_at) > _granted(self._specs[one.job_id])
         ]
         self._late = tuple(sorted(self._not_held(late, sample, owed_for), key=_age))
         if self._late:
@@ -308,7 +313,7 @@ class Watch:
             one
             for one in late
             if one.job_id not in held
-            or min(owed_for, sample.now - one.due_at) > GRACES * self._specs[one.job_id].misfire_grace + self._held_for
+            or min(owed_for, sample.now - one.due_at) > _granted(self._specs[one.job_id]) + self._held_for
         ]
 
     def _tell_idle(self, idle: Idle, sample: Sample) -> None:
@@ -330,6 +335,11 @@ class Watch:
     @staticmethod
     def _oldest(unsettled: Iterable[Unsettled]) -> Unsettled | None:
         return min(unsettled, key=_age, default=None)
+
+
+def _granted(spec: JobSpec) -> timedelta:
+    """Return how late a leader at work may be with a tick."""
+    return max(LEAST_GRANTED, GRACES * spec.misfire_grace)
 
 
 def _age(one: Unsettled) -> tuple[datetime, str]:

@@ -40,12 +40,25 @@ class Fortunes:
     def __init__(self) -> None:
         self._known: dict[str, Fortune] = {}
         self._unread: list[str] = []  # jobs whose past is not known yet
+        self._excused: set[str] = set()  # jobs from which success is expected anew, from the next look on
 
     def configure(self, job_ids: Collection[str]) -> None:
         """Know these jobs and no others; in the order in which their past shall be read."""
         for job_id in self._known.keys() - set(job_ids):
             del self._known[job_id]
+        self._excused &= set(job_ids)
         self._unread = [job_id for job_id in job_ids if job_id not in self._known]
+
+    def excuse(self, job_id: str) -> None:
+        """Expect a job's success from the next look on, whatever was before."""
+        self._excused.add(job_id)
+
+    def reconsider(self, job_id: str, *, excused: bool) -> None:
+        """Work out anew when a job that was edited should have succeeded; if `excused`, from the next look on."""
+        if excused:
+            self._excused.add(job_id)
+        if (fortune := self._known.get(job_id)) is not None:
+            self._known[job_id] = replace(fortune, overdue_at=None)
 
     def unread(self, most: int) -> Sequence[str]:
         """Return jobs whose past is to be read next, at most so many."""
@@ -60,7 +73,9 @@ class Fortunes:
         self._unread = self._unread[len(read) :]
         for one in records:
             counted_from = one.accountable_from if one.succeeded_at is None else one.succeeded_at
-            fortune = Fortune(counted_from, one.succeeded_at is not None, int(one.failed_count))
+            # What came before it was enabled again, or in a pause that is over, is not held against it.
+            expected_from = max(moment for moment in (counted_from, one.accountable_from, one.paused_at) if moment)
+            fortune = Fortune(counted_from, one.succeeded_at is not None, int(one.failed_count), expected_from)
             self._known.setdefault(one.job_id, fortune)
 
     def learn(self, sample: Sample) -> None:
@@ -82,8 +97,9 @@ class Fortunes:
             self._unread.append(spec.id)  # no leader knew it when its past was read
             return
         expected_from = fortune.counted_from if fortune.expected_from is None else fortune.expected_from
-        if spec.id in sample.paused:
+        if spec.id in sample.paused or spec.id in self._excused:
             expected_from = sample.now
+            self._excused.discard(spec.id)
         elif fortune.overdue_at is not None and sample.now < fortune.overdue_at:
             return
         expected_from = max(expected_from, fortune.counted_from)

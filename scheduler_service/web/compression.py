@@ -10,13 +10,15 @@ from __future__ import annotations
 import gzip
 import re
 from collections import OrderedDict
+from functools import partial
 
-from fastapi.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LEAST_BYTES = 1024
 LEVEL = 5  # from there on time grows, and size hardly shrinks
+PACKING_THREADS = 2
 KEPT_ANSWERS = 4  # a scrape of ten thousand jobs has megabytes
 TEXT = re.compile(r"text/(?!event-stream)|application/(json|[a-z]+\+json)|image/svg\+xml")
 ACCEPTED = re.compile(r"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=(?P<weight>[0-9.]+)\s*)?(?=,|$)", re.IGNORECASE)
@@ -29,6 +31,8 @@ class Compressed:
         self._app = app
         # A kept page is one object, whose hash Python remembers: to look it up costs nothing.
         self._packed: OrderedDict[bytes, bytes] = OrderedDict()
+        # Threads of our own: while the database hangs, whoever waits for it holds all the others.
+        self._limiter = CapacityLimiter(PACKING_THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -57,7 +61,9 @@ class Compressed:
     async def _pack(self, body: bytes) -> bytes:
         packed = self._packed.get(body)
         if packed is None:
-            packed = self._packed[body] = await run_in_threadpool(gzip.compress, body, LEVEL, mtime=0)
+            packed = self._packed[body] = await to_thread.run_sync(
+                partial(gzip.compress, body, LEVEL, mtime=0), limiter=self._limiter
+            )
             while len(self._packed) > KEPT_ANSWERS:
                 self._packed.popitem(last=False)
         return packed

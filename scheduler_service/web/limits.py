@@ -1,6 +1,6 @@
 """What surrounds every answer: limits on what is asked, and headers that keep browsers strict.
 
-too many at once  -> 503, but probes are answered
+too many at once  -> 503, but probes and scrapes are answered
 too large a body  -> 413
 HEAD              -> as GET, without the body; streams, which have no end, answer it themselves
 every answer      -> headers
@@ -20,7 +20,7 @@ from scheduler_service.web.problems import Problem
 
 MOST_REQUESTS = 100  # at once; a page or a script asks again
 MOST_BYTES = 64 * 1024  # of a body: arguments are the longest that anybody sends
-PROBES = frozenset({"/livez", "/readyz", "/leader"})
+PROBES = frozenset({"/livez", "/readyz", "/leader", "/metrics"})  # wait for no database, and cost next to nothing
 STREAMS = frozenset({"/events"})  # answers without an end, which have a limit of their own
 
 HEADERS = {

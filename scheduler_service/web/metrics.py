@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Response
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Request, Response
 
 from scheduler_service.metrics import CONTENT_TYPE
 from scheduler_service.web.auth import require_reader
@@ -13,10 +14,16 @@ def metrics_routes(view: View) -> APIRouter:
     """Return the metrics of one replica."""
     router = APIRouter(tags=["metrics"])
 
-    # Not on the event loop: with many jobs it takes a while to write, and probes are answered meanwhile.
-    @router.get("/metrics", dependencies=[Depends(require_reader(view))], include_in_schema=False)
-    def metrics() -> Response:
+    # Not on the event loop: with many jobs it takes a while to write, and probes are answered meanwhile.  On a thread
+    # of its own: those that serve pages all wait for the database when it hangs, which is when a scrape matters.
+    limiter = CapacityLimiter(1)
+    check = require_reader(view)  # a dependency would be asked on one of those threads
+
+    @router.get("/metrics", include_in_schema=False)
+    async def metrics(request: Request) -> Response:
         """Return the metrics in Prometheus' text format, with no question to the database."""
-        return Response(view.parts.metrics.text(), media_type=CONTENT_TYPE)
+        check(request)
+        text = await to_thread.run_sync(view.parts.metrics.text, limiter=limiter)
+        return Response(text, media_type=CONTENT_TYPE)
 
     return router

@@ -15,15 +15,14 @@ with the token that a person types.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response
 
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.ledger.history import Chosen, JobRow, why
@@ -31,14 +30,14 @@ from scheduler_service.ledger.history.pages import JOBS_SHOWN, Show, Wanted
 from scheduler_service.model import JobSpec, Kind
 from scheduler_service.schedule import ScheduleError, due_at
 from scheduler_service.watch import Unsettled
-from scheduler_service.web import drawing
+from scheduler_service.web import drawing, watching
 from scheduler_service.web.attention import concerns
 from scheduler_service.web.rendering import HEADERS, Kept, Renderer
 from scheduler_service.web.session import Session, typed_token
 from scheduler_service.web.surveying import Surveyor
 from scheduler_service.web.view import View
 from scheduler_service.web.warming import Warming
-from scheduler_service.web.watching import Watch
+from scheduler_service.web.watching import Watch, Watching, too_many
 
 RUNS_SHOWN = 50  # of a job, on its page
 NEXT_SHOWN = 5
@@ -65,9 +64,7 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
             return pages.sign_in(401)
         key = f"{request.url.path}?{request.url.query}"
         # Most of many viewers need no other thread, each of which would wait its turn among those that run jobs.
-        if (page := kept.fresh(key)) is not None:
-            return page
-        return await run_in_threadpool(kept.get, key, lambda: pages.safely(make))
+        return await kept.get(key, lambda: pages.safely(make))
 
     @router.get("/")
     async def overview(request: Request) -> Response:
@@ -96,13 +93,9 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
     async def events(request: Request) -> Response:
         if not session.admits(request):
             return Response("sign in first\n", 401, media_type="text/plain")
-        if watch.full:
-            return Response("too many watch already\n", 503, {"Retry-After": "10"}, "text/plain")
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
-        stream: AsyncIterator[bytes] | tuple[()] = watch.stream()
         if request.method == "HEAD":  # it has an end
-            stream = ()
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+            return too_many() if watch.full else Response(media_type=watching.MEDIA_TYPE, headers=watching.HEADERS)
+        return Watching(watch)
 
     @router.get("/sign-in")
     async def ask(request: Request) -> Response:

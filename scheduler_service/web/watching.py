@@ -16,7 +16,10 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from fastapi import Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.ledger.history.pages import Marks
@@ -27,6 +30,10 @@ POLL_SECONDS = 1.0
 LOOK_SECONDS = 0.1  # for the end of the server, between polls
 BEAT_SECONDS = 5.0  # at the latest, so that a page notices when it is cut off
 MOST_WATCHERS = 100  # at once; others are told to come again
+MEDIA_TYPE = "text/event-stream"
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
+
+Watcher = asyncio.Queue[bytes | None]  # what somebody is still to be told; None is the end
 
 
 class Watch:
@@ -34,7 +41,7 @@ class Watch:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._watchers: set[asyncio.Queue[bytes | None]] = set()
+        self._watchers: set[Watcher] = set()
         self._task: asyncio.Task[None] | None = None
         self._marks: Marks | None = None
         self._trouble = False
@@ -45,18 +52,19 @@ class Watch:
         """Whether so many watch that nobody else may."""
         return len(self._watchers) >= MOST_WATCHERS
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        """Yield what happens until the server ends, or whoever watches leaves."""
-        messages: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=16)
+    def enter(self) -> Watcher | None:
+        """Return a place for somebody who watches, to be given back with `leave`; None if there is none."""
+        if self.full:
+            return None
+        messages: Watcher = asyncio.Queue(maxsize=16)
         self._watchers.add(messages)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())
-        try:
-            yield b"retry: 2000\n\n"
-            while (message := await messages.get()) is not None:
-                yield message
-        finally:
-            self._watchers.discard(messages)
+        return messages
+
+    def leave(self, messages: Watcher) -> None:
+        """Give a place back."""
+        self._watchers.discard(messages)
 
     async def _poll(self) -> None:
         clock = self._view.parts.clock
@@ -96,7 +104,39 @@ class Watch:
             _put(messages, message)
 
 
-def _put(messages: asyncio.Queue[bytes | None], message: bytes | None) -> None:
+async def _told(messages: Watcher) -> AsyncIterator[bytes]:
+    yield b"retry: 2000\n\n"
+    while (message := await messages.get()) is not None:
+        yield message
+
+
+class Watching(Response):
+    """The answer to somebody who watches: what happens, until the server ends or whoever watches leaves."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer.  The place is taken and given back here: a stream that never begins would keep it."""
+        # Nothing is awaited before: of many who come at once, all would find the same place free.
+        messages = self._watch.enter()
+        if messages is None:
+            await too_many()(scope, receive, send)
+            return
+        try:
+            stream = StreamingResponse(_told(messages), media_type=MEDIA_TYPE, headers=HEADERS)
+            await stream(scope, receive, send)
+        finally:
+            self._watch.leave(messages)
+
+
+def too_many() -> Response:
+    """Return what to say to those for whom there is no place."""
+    return Response("too many watch already\n", 503, {"Retry-After": "10"}, "text/plain")
+
+
+def _put(messages: Watcher, message: bytes | None) -> None:
     if messages.full():  # somebody who does not read: what is old is of no use
         messages.get_nowait()
     messages.put_nowait(message)

@@ -154,3 +154,17 @@ def test_a_run_that_is_over_and_goes_on_all_the_same_is_shown_as_stuck(command: 
     assert (report["running"], report["stuck"]) == (0, 1)
     assert (backup["running"], backup["stuck"]) == (1, 0)
     assert "timed_out, 1 stuck" in command("status", *story.place, exit_code=1).out
+
+
+@pytest.mark.parametrize("stored", [{"schedule": "@lunar 5"}, {"timezone": "Mars/Base"}])
+def test_a_job_whose_schedule_cannot_be_read_here_hides_no_other(
+    command: Command, sqlite_story: Story, stored: dict[str, str]
+) -> None:
+    sqlite_story.term(3, "first", sqlite_story.ago(minutes=5))
+    sqlite_story.lease(3, "first", timedelta(minutes=30))
+    sqlite_story.job("strange", **stored)
+    sqlite_story.job("report")
+    jobs = command("status", *sqlite_story.place, "--json").document["jobs"]
+    assert {one["job"]: one["next"] is not None for one in jobs} == {"strange": False, "report": True}
+    answer = command("why", "strange", "2026-11-20T10:00:00Z", *sqlite_story.place, "--json").document
+    assert answer["decision"] == "unreadable"

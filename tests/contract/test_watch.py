@@ -15,7 +15,7 @@ from scheduler_service.events import Event
 from scheduler_service.ledger.sampling import MOST_ATTEMPTS, Sampler
 from scheduler_service.model import JobSpec, Lease, Overlap
 from scheduler_service.tables import job_state, replica, run, run_attempt
-from scheduler_service.watch import BATCH_JOBS, SAMPLE_SECONDS, Fortune, Seen, Watch
+from scheduler_service.watch import BATCH_JOBS, LEAST_GRANTED, SAMPLE_SECONDS, Fortune, Seen, Watch
 from tests.contract.dispatcher_world import HOUR, LOCK, MINUTE, OTHER, World, job
 
 GRACE = timedelta(seconds=10)
@@ -158,6 +158,16 @@ def test_a_leader_that_settles_nothing_is_told_of_after_twice_the_grace_and_when
     seen = world.look(1.0)
     assert (seen.oldest, seen.idle, seen.late) == (None, None, ())
     assert [event.name for event in world.heard()] == ["leader_idle", "leader_active"]
+
+
+@pytest.mark.parametrize("grace", [timedelta(0), timedelta(milliseconds=100)])
+def test_a_job_without_grace_lets_no_leader_seem_idle_that_is_about_to_settle(world: Watched, grace: timedelta) -> None:
+    spec = job(every=MINUTE, misfire_grace=grace)
+    world.adopt(spec, back=5 * MINUTE)
+    world.begin(spec)
+    for _ in range(2):
+        assert world.look(2.0).idle is None, "a sample in the moment between a tick and its decision"
+    assert world.look(LEAST_GRANTED.total_seconds()).idle is not None
 
 
 def test_it_is_told_of_again_each_minute(world: Watched) -> None:
@@ -429,6 +439,70 @@ def test_a_paused_job_is_expected_to_succeed_only_after_its_pause(world: Watched
     fortune = world.fortune()
     assert fortune.overdue_seconds(world.now()) == 0.0
     assert fortune.overdue_seconds(world.now() + 10 * MINUTE) > 0.0
+
+
+def overdue(world: Watched, after_seconds: float = 0.0) -> float:
+    fortune = world.look(after_seconds).fortunes["a"]
+    return fortune.overdue_seconds(world.now())
+
+
+def succeeded_long_ago(world: Watched) -> JobSpec:
+    """A job that succeeded ten hours before it is asked about, and ought to each minute."""
+    spec = known(world, misfire_grace=GRACE)
+    world.ran("succeeded")
+    moment = world.now() - 10 * HOUR
+    world.execute(update(run_attempt).values(started_at=moment, finished_at=moment))
+    world.execute(update(run).values(scheduled_at=moment, due_at=moment))
+    world.execute(update(job_state).values(settled_until=world.now(), accountable_from=moment - HOUR))
+    assert overdue(world) > 0.0
+    return spec
+
+
+def test_a_job_whose_schedule_is_changed_is_expected_to_succeed_by_the_new_one(world: Watched) -> None:
+    spec = succeeded_long_ago(world)
+    hourly = spec.model_copy(update={"schedule": schedules.parse("0 * * * *", "UTC")})
+    world.watch.configure([hourly])
+    assert overdue(world) == 0.0
+    fortune = world.fortune()
+    assert fortune.overdue_at is not None
+    assert fortune.overdue_at > world.now() + 2 * HOUR
+    assert fortune.overdue_seconds(world.now() + 4 * HOUR) > 0.0
+
+
+def test_a_longer_grace_is_granted_to_a_job_that_is_overdue(world: Watched) -> None:
+    spec = succeeded_long_ago(world)
+    world.watch.configure([spec.model_copy(update={"misfire_grace": 20 * HOUR})])
+    assert overdue(world) == 0.0
+
+
+def test_a_job_that_is_enabled_again_is_expected_to_succeed_from_then_on(world: Watched) -> None:
+    spec = succeeded_long_ago(world)
+    world.watch.configure([spec.model_copy(update={"enabled": False})])
+    world.look()
+    world.execute(update(job_state).values(enabled=False))
+    world.watch.configure([spec])
+    assert overdue(world) == 0.0, "the leader has not heard of it yet"
+    world.execute(update(job_state).values(enabled=True, accountable_from=world.now(), settled_until=world.now()))
+    assert overdue(world, SAMPLE_SECONDS + 1.0) == 0.0
+    world.begin(spec)
+    assert overdue(world) == 0.0, "a replica that starts later knows it too"
+    assert world.fortune().overdue_seconds(world.now() + HOUR) > 0.0
+
+
+@pytest.mark.parametrize("in_one_row", [False, True])
+def test_a_replica_that_starts_after_a_pause_does_not_hold_it_against_the_job(world: Watched, in_one_row: bool) -> None:
+    spec = succeeded_long_ago(world)
+    now = world.now()
+    first, last = now - 9 * HOUR, now - MINUTE
+    row = {"lock_id": LOCK, "job_id": "a", "state": "skipped", "reason": "paused", "decided_at": now, "attempt": 0}
+    if in_one_row:
+        world.execute(insert(run).values(**row, kind="range", scheduled_at=first, due_at=first, until=last))
+    else:
+        for tick in (first, last):
+            world.execute(insert(run).values(**row, kind="scheduled", scheduled_at=tick, due_at=tick))
+    world.begin(spec)
+    assert overdue(world) == 0.0
+    assert world.fortune().overdue_seconds(now + HOUR) > 0.0
 
 
 def test_a_job_without_ticks_is_never_overdue(world: Watched) -> None:

@@ -17,7 +17,7 @@ from datetime import datetime
 
 from scheduler_service.ledger.history.listing import Scheduled
 from scheduler_service.ledger.history.values import JobRow
-from scheduler_service.schedule import Schedule, parse
+from scheduler_service.schedule import Schedule, ScheduleError, parse
 
 MOST_KEPT = 100_000  # schedules
 WORK_SECONDS, REST_SECONDS = 0.005, 0.01  # in turn, after an answer: the replica has better to do
@@ -102,7 +102,11 @@ class Coming:
         if found is None or not found.answers(moment):
             if len(self._found) >= MOST_KEPT:
                 self._found = {}
-            found = self._found[key] = _Found(moment, parse(canonical, timezone).after(moment))
+            try:
+                tick = parse(canonical, timezone).after(moment)
+            except ScheduleError:  # another replica's, of a later version or with other time zone data
+                tick = None
+            found = self._found[key] = _Found(moment, tick)
         return found.tick
 
 

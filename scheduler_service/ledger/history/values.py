@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from scheduler_service.model import Kind, Reason, State
-from scheduler_service.schedule import Schedule, parse
+from scheduler_service.schedule import Schedule, ScheduleError, parse
 
 REPLACES = ", which replaces it"  # so ends `cancel_requested_by` where no person asked, but a newer tick
 
@@ -93,7 +93,10 @@ class JobRow:
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule under which it is settled."""
+        """The schedule under which it is settled.  Raises ScheduleError for one that cannot be read here.
+
+        Another replica wrote it, perhaps of a later version or with other time zone data.
+        """
         return parse(self.canonical, self.timezone)
 
     def paused(self, now: datetime) -> Pause | None:
@@ -101,11 +104,17 @@ class JobRow:
         return None if self.pause is None or self.pause.over(now) else self.pause
 
     def next_tick(self, now: datetime) -> datetime | None:
-        """Return the next tick that may run, or None if none comes: disabled, paused without end, or over."""
+        """Return the next tick that may run, or None if none comes: disabled, paused without end, or over.
+
+        Of a schedule that cannot be read here none is known.
+        """
         if not self.enabled or (self.pause is not None and self.pause.until is None):
             return None
         after = now if self.pause is None or self.pause.until is None else max(now, self.pause.until)
-        return self.schedule.after(after)
+        try:
+            return self.schedule.after(after)
+        except ScheduleError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

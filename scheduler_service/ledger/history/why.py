@@ -8,6 +8,7 @@ future                  it has not come yet
 not_settled             it came, and no leader has decided it so far
 not_accountable         it came before the job was there, or enabled
 not_recorded            it was settled, and its row is gone
+unreadable              this version, or its time zone data, cannot read the job's schedule, and there is no row of it
 
 Only the database's tables are asked, so a reason that they do not hold is named as a guess.
 """
@@ -21,7 +22,7 @@ from datetime import datetime, timedelta
 from scheduler_service.ledger.history.reading import History
 from scheduler_service.ledger.history.values import AttemptRow, JobRow, RunRow
 from scheduler_service.model import Kind, Reason, State
-from scheduler_service.schedule import Schedule
+from scheduler_service.schedule import Schedule, ScheduleError
 
 MICROSECOND = timedelta(microseconds=1)
 LOOK_BACK = timedelta(days=366 * 8)  # 29 February is that far from the next, at most
@@ -44,7 +45,10 @@ class Answer:
 
 def why(history: History, job: JobRow, moment: datetime) -> Answer:
     """Answer for the tick of `job` at `moment`.  Raises StoreUnavailable when the database did not answer."""
-    schedule = job.schedule
+    try:
+        schedule = job.schedule
+    except ScheduleError as error:
+        return _without_schedule(history, job, moment, error)
     is_tick = bool(schedule.between(moment - MICROSECOND, moment))
     row = history.row_at(job.job_id, moment)
     if row is not None and (is_tick or row.scheduled_at == moment):
@@ -62,6 +66,14 @@ def why(history: History, job: JobRow, moment: datetime) -> Answer:
         next=schedule.after(moment),
         row=row,
     )
+
+
+def _without_schedule(history: History, job: JobRow, moment: datetime, error: ScheduleError) -> Answer:
+    row = history.row_at(job.job_id, moment)
+    if row is not None and row.scheduled_at == moment:
+        return Answer(job.job_id, moment, row.state.value, _explain_row(history, row, moment), None, None, row)
+    explanation = f"The schedule that the leader stored for the job cannot be read here: {error}."
+    return Answer(job.job_id, moment, "unreadable", explanation, None, None)
 
 
 def _explain_absence(

@@ -257,6 +257,8 @@ def _require_job(view: View, job_id: str) -> JobRow:
 def _coming(job: JobRow, now: datetime, count: int) -> list[datetime]:
     ticks: list[datetime] = []
     tick = job.next_tick(now) if count else None
+    if tick is None:
+        return ticks
     schedule = job.schedule
     while tick is not None and len(ticks) < count:
         ticks.append(tick)

@@ -208,7 +208,8 @@ class Why(Shape):
     scheduled_at: datetime
     decision: str = Field(
         description=(
-            "The state of its row; where there is none: not_a_tick, future, not_settled, not_accountable, not_recorded."
+            "The state of its row; where there is none: not_a_tick, future, not_settled, not_accountable, "
+            "not_recorded, unreadable."
         )
     )
     reason: Reason | None
