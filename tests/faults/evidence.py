@@ -158,7 +158,9 @@ def compare(
 ) -> Account:
     """Compare schedule, ledger and side effects after everybody has stopped."""
     problems: list[str] = []
-    rows = books.rows("select id, job_id, scheduled_at, until, state, kind, reason from {p}run order by id")
+    rows = books.rows(
+        "select id, job_id, scheduled_at, until, state, kind, reason from {p}run where kind <> 'manual' order by id"
+    )
     decided: dict[tuple[str, datetime], list[tuple[int, str]]] = defaultdict(list)
     for run_id, job, scheduled_at, until, state, kind, _ in rows:
         first = books.moment(scheduled_at)
