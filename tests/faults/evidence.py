@@ -154,26 +154,31 @@ class Account:
     tick_count: int
 
 
-def compare(books: Books, tally: Path, fleet: Fleet, frozen_pids: Iterable[int] = ()) -> Account:
+def compare(
+    books: Books, tally: Path, fleet: Fleet, frozen_pids: Iterable[int] = (), interval: timedelta = INTERVAL
+) -> Account:
     """Compare schedule, ledger and side effects after everybody has stopped."""
     problems: list[str] = []
-    rows = books.rows("select id, job_id, scheduled_at, until, state, kind, reason from {p}run order by id")
+    rows = books.rows(
+        "select id, job_id, scheduled_at, until, state, kind, reason from {p}run where kind <> 'manual' order by id"
+    )
     decided: dict[tuple[str, datetime], list[tuple[int, str]]] = defaultdict(list)
     for run_id, job, scheduled_at, until, state, kind, _ in rows:
         first = books.moment(scheduled_at)
         last = first if until is None else books.moment(until)
         if until is not None and kind != "range":
             problems.append(f"run {run_id} of {job} is no range and ends at {last}")
-        for tick in ticks(first - MICROSECOND, last):
+        for tick in ticks(first - MICROSECOND, last, interval):
             decided[job, tick].append((run_id, state))
 
     kept = {key for key in decided if not key[0].startswith(PASSING)}
     expected = set()
     for job, accountable_from, settled_until in books.rows(
-        "select job_id, accountable_from, settled_until from {p}job_state"
+        "select job_id, accountable_from, settled_until from {p}job_state where schedule <> 'manual'"
     ):
         if not job.startswith(PASSING):
-            expected |= {(job, tick) for tick in ticks(books.moment(accountable_from), books.moment(settled_until))}
+            since, until = books.moment(accountable_from), books.moment(settled_until)
+            expected |= {(job, tick) for tick in ticks(since, until, interval)}
     problems += [f"{job} {tick} is due and was not decided" for job, tick in sorted(expected - kept)]
     problems += [f"{job} {tick} was decided and is not due" for job, tick in sorted(kept - expected)]
     problems += [f"{key[0]} {key[1]} is in several rows: {found}" for key, found in decided.items() if len(found) > 1]
