@@ -59,7 +59,7 @@ class Relay:
         self._drops_left = 0
         self._dropped = threading.Condition()
         self._stopped = False
-        self._links: list[_Link] = []
+        self._links: list[Link] = []
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -140,12 +140,16 @@ class Relay:
             except OSError:
                 client.close()  # the server is down, as the client finds out; it may come back
                 continue
-            link = _Link(client, server)
-            self._links = [*(one for one in self._links if not one.ended), link]
-            self._start(self._pump, link, client, server, self.requests)
-            self._start(self._pump, link, server, client, self.replies)
+            self._links = [*(one for one in self._links if not one.ended), self._carry(client, server)]
 
-    def _pump(self, link: _Link, source: socket.socket, target: socket.socket, way: Way) -> None:
+    def _carry(self, client: socket.socket, server: socket.socket) -> Link:
+        """Begin to pass on what one client and the server say."""
+        link = Link(client, server, users=2)
+        self._start(self._pump, link, client, server, self.requests)
+        self._start(self._pump, link, server, client, self.replies)
+        return link
+
+    def _pump(self, link: Link, source: socket.socket, target: socket.socket, way: Way) -> None:
         with link.used(), contextlib.suppress(OSError):
             while True:
                 data = source.recv(_PIECE_BYTES)
@@ -166,13 +170,13 @@ class Relay:
             return True
 
 
-class _Link:
-    """The two sockets of one connection, which end together."""
+class Link:
+    """The two sockets of one connection, which end together; `users` threads pass on what is said."""
 
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, users: int) -> None:
         self._sockets = (client, server)
         self._abrupt = False
-        self._users = 2
+        self._users = users
         self._lock = threading.Lock()
 
     @property

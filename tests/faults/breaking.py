@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import Any
 
 from scheduler_service.database import sqlite as sqlite_connections
-from tests.relay import Relay
+from tests.relay import Link, Relay
 
 
 class Moment(StrEnum):
@@ -75,14 +75,14 @@ class BreakingRelay(Relay):
         self._breaker = breaker
         super().__init__(url)
 
-    def _pump(self, client: socket.socket, server: socket.socket) -> None:
-        try:
-            with contextlib.suppress(OSError):
-                _Session(client, server, self._breaker).run()
-        finally:
-            for one in (client, server):
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+    def _carry(self, client: socket.socket, server: socket.socket) -> Link:
+        link = Link(client, server, users=1)
+        self._start(self._listen, link, client, server)
+        return link
+
+    def _listen(self, link: Link, client: socket.socket, server: socket.socket) -> None:
+        with link.used(), contextlib.suppress(OSError):
+            _Session(client, server, self._breaker).run()
 
 
 _CANCEL_REQUEST, _ENCRYPTION_REQUESTS = 80877102, (80877103, 80877104)

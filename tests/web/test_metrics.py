@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -180,8 +181,6 @@ def test_the_read_token_is_asked_for_where_there_is_one(tmp_path: Path, sqlite_u
 
 def test_a_leader_whose_dispatcher_is_stuck_is_seen_by_the_standby(tmp_path: Path, postgres_url: str) -> None:
     """Somebody holds the rows of job_state: the leader renews its lease, and can settle nothing."""
-    from scheduler_service.database import Database
-
     jobs = {"good": {**JOBS["good"], "misfire_grace": "2s"}, "daily": {**JOBS["daily"], "misfire_grace": "1s"}}
     with Fleet(tmp_path, postgres_url, jobs, http={"port": 0}, election={**FAST_ELECTION, "lost_after": "6s"}) as fleet:
         fleet.start(2)
@@ -189,16 +188,14 @@ def test_a_leader_whose_dispatcher_is_stuck_is_seen_by_the_standby(tmp_path: Pat
         standby, term = other(fleet, leader), fleet.term(leader)
         fleet.wait_for("run_finished", leader, job="good")
         fleet.wait_until(lambda: Scrape(standby)("oldest_unsettled_tick_age_seconds") is not None, 0.2)
-        database = Database(postgres_url)
-        with database.transaction() as connection:
-            connection.exec_driver_sql("select 1 from scheduler.job_state for update")
+        with psycopg.connect(postgres_url) as connection:
+            connection.execute("select 1 from scheduler.job_state for update")
             told = fleet.wait_for("leader_idle", standby)
             assert (told["leader"], told["term"], told["job"]) == (leader.instance, term, "good")
-            assert told["age_seconds"] > 4.0
+            assert told["age_seconds"] > 10.0
             fleet.wait_until(lambda: Scrape(standby)("leader_idle") == 1.0, 0.2)
-            assert Scrape(standby)("oldest_unsettled_tick_age_seconds") > 4.0
+            assert Scrape(standby)("oldest_unsettled_tick_age_seconds") > 10.0
             assert (Scrape(leader)("leader"), fleet.term(leader)) == (1.0, term), "it went on renewing its lease"
         ended = fleet.wait_for("leader_active", standby)
         assert ended["leader"] == leader.instance
         fleet.wait_until(lambda: Scrape(standby)("leader_idle") == 0.0, 0.2)
-        database.dispose()
