@@ -70,7 +70,7 @@ def fleet(tmp_path: Path, sqlite_url: str) -> Iterator[Fleet]:
 )
 def test_each_line_that_a_run_writes_names_the_run(fleet: Fleet, job: str, said: set[str]) -> None:
     (replica,) = fleet.start()
-    ended = fleet.wait_for("run_finished", replica, job=job)
+    ended = fleet.wait_for("run_finished", replica, job=job, state="succeeded")
     run = {name: ended[name] for name in ("instance", "term", "job", "scheduled_at", "run")}
 
     def lines() -> list[Any]:
