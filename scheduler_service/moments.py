@@ -1,4 +1,4 @@
-"""How moments are written and read: ISO 8601, in UTC where we write them."""
+"""How moments and spans of time are written and read: ISO 8601, in UTC where we write them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,21 @@ def local(moment: datetime, timezone: str) -> str:
     """Return a moment as ISO 8601 in `timezone`, with its offset."""
     spec = "seconds" if moment.microsecond == 0 else "milliseconds" if moment.microsecond % 1000 == 0 else "auto"
     return moment.astimezone(ZoneInfo(timezone)).isoformat(timespec=spec)
+
+
+def span(seconds: float, gap: str = "") -> str:
+    """Return a duration for people: 12ms, 3.4s, 5m 10s, 2h 5m, 3d 4h; below a minute with `gap` before the unit."""
+    if abs(seconds) < 1:
+        return f"{seconds * 1000:.0f}{gap}ms"
+    if abs(seconds) < 60:
+        return f"{seconds:.1f}{gap}s"
+    left = round(abs(seconds))
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or parts:
+            parts.append(f"{count}{unit}")
+    return ("-" if seconds < 0 else "") + " ".join(part for part in parts[:2] if not part.startswith("0"))
 
 
 def read_moment(text: str, timezone: str, now: datetime | None = None) -> datetime:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler_service import moments
 from scheduler_service.moments import iso
 
 if TYPE_CHECKING:
@@ -62,20 +63,8 @@ def about(moment: datetime) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Return a duration for a person: 12ms, 3.4s, 5m 10s, 2h 5m, 3d 4h."""
-    if seconds is None:
-        return "-"
-    if abs(seconds) < 1:
-        return f"{seconds * 1000:.0f}ms"
-    if abs(seconds) < 60:
-        return f"{seconds:.1f}s"
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, length)
-        if count or parts:
-            parts.append(f"{count}{unit}")
-    return " ".join(part for part in parts[:2] if not part.startswith("0"))
+    """Return a duration for a table."""
+    return "-" if seconds is None else moments.span(seconds)
 
 
 def write_json(document: Any) -> None:

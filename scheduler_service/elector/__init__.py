@@ -22,6 +22,8 @@ may believe for a moment that they lead, when the server has cut the session of 
     restriction    functions for the leader alone
     journal        what happens, for Python's logging
     waker          a wait that ends early
+    pace           how long to wait
+    forking        what becomes of an elector in a forked child
     (this)         the thread that steps it
 """
 
@@ -29,12 +31,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import secrets
 import socket
 import threading
-import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -42,6 +42,7 @@ from typing import TypeVar
 from scheduler_service import tables
 from scheduler_service.clock import BootClock, Clock
 from scheduler_service.database import Database
+from scheduler_service.elector import forking
 from scheduler_service.elector.announcements import (
     Announcement,
     Elected,
@@ -172,7 +173,7 @@ class Elector(Machine):
         self._given_up = False
         self._thread: threading.Thread | None = None
         self._waker: Waker | None = None
-        _electors.add(self)
+        forking.remember(self)
 
     # What tells us that we lead
 
@@ -388,14 +389,3 @@ class Elector(Machine):
 
 def _unique(configured: str | None) -> str:
     return f"{configured or socket.gethostname()}-{secrets.token_hex(3)}"
-
-
-_electors: weakref.WeakSet[Elector] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for elector in list(_electors):
-        elector.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)

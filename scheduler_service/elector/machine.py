@@ -30,13 +30,13 @@ from datetime import datetime, timedelta
 from scheduler_service.clock import Clock, DatabaseTime
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.elector.announcements import Announcement, Elected, Lost, Observed
+from scheduler_service.elector.pace import Pace
 from scheduler_service.elector.standing import Revocation, Role, Standing
 from scheduler_service.elector.timing import Timing
 from scheduler_service.events import Events, Outage
 from scheduler_service.leases import LeaseStore, Observation
 from scheduler_service.model import Lease
 
-_FIRST_RETRY_SECONDS = 0.05
 _LAST_RETRY_SECONDS = 1.0
 
 
@@ -69,7 +69,7 @@ class Machine:
         self.database_time = DatabaseTime(clock)
         self._store = store
         self._clock = clock
-        self._rng = rng
+        self._pace = Pace(timing.jitter_seconds, rng)
         self._events = events
         self._announce = announce
         self._watch = watch
@@ -90,7 +90,7 @@ class Machine:
         self._revoked = Revocation(0, "", give_back=False)
         self._word = threading.Lock()
         self._gone_term = 0
-        self._failures = 0
+        self._pace.restart()
         self._not_before = 0.0
         self._cleanup_at = 0.0
         self._unguarded_reason: str | None = None
@@ -197,7 +197,7 @@ class Machine:
         except StoreUnavailable as error:
             self.problem = str(error)
             self._outage.failed(error)
-            return self._retry_seconds(self.timing.renewal_seconds)
+            return self._pace.retry_seconds(self.timing.renewal_seconds)
 
     def _observe(self) -> Observation | None:
         sent = self._clock.monotonic()
@@ -243,9 +243,9 @@ class Machine:
         acquired = self._store.acquire(self.instance_id)
         self._answered()
         if acquired is None:  # somebody else was faster; the next look tells who
-            return self._retry_seconds(self.timing.renewal_seconds)
+            return self._pace.retry_seconds(self.timing.renewal_seconds)
         self._learn(sent, acquired.database_time)
-        self._failures = 0
+        self._pace.restart()
         self._watch(None)
         lease = Lease(
             lock_id=self.lock_id,
@@ -263,17 +263,17 @@ class Machine:
         self.observation = Observation(
             lease.leader_id, lease.term, lease.armed, self.timing.lease_seconds, acquired.database_time
         )
-        self._cleanup_at = self._clock.monotonic() + self._jittered(self.timing.cleanup_seconds)
+        self._cleanup_at = self._clock.monotonic() + self._pace.jittered(self.timing.cleanup_seconds)
         self._events.emit("leader_elected", term=lease.term, lock_id=self.lock_id, how=how, crash_detection=lease.armed)
         self._announce(Elected(lease))
-        return self._jittered(self.timing.renewal_seconds)
+        return self._pace.jittered(self.timing.renewal_seconds)
 
     def _lead(self, lease: Lease) -> float:
         try:
             if not self._renew(lease):
                 return self._step_down(lease, "deposed")
             if self._clock.monotonic() >= self._cleanup_at:
-                self._cleanup_at = self._clock.monotonic() + self._jittered(self.timing.cleanup_seconds)
+                self._cleanup_at = self._clock.monotonic() + self._pace.jittered(self.timing.cleanup_seconds)
                 self._events.emit("leases_cleaned", count=self._store.cleanup())
         except StoreUnavailable as error:
             return self._doubt(lease, error)
@@ -286,7 +286,7 @@ class Machine:
         if renewal is None:
             return False
         self._learn(sent, renewal.database_time)
-        self._failures = 0
+        self._pace.restart()
         self.problem = None
         lease = replace(lease, trusted_until=self._trust_from(sent), armed=renewal.armed)
         self._standing = Standing(Role.LEADER, lease)
@@ -313,7 +313,7 @@ class Machine:
         except StoreUnavailable as error:
             left = lease.trusted_until - self._clock.monotonic()
             self._events.emit("renewal_failed", term=lease.term, error=str(error), trust_seconds=left)
-            return max(0.0, min(left, self._retry_seconds(_LAST_RETRY_SECONDS)))
+            return max(0.0, min(left, self._pace.retry_seconds(_LAST_RETRY_SECONDS)))
         if not renewed:
             return self._step_down(lease, "deposed")
         self._events.emit("leadership_resumed", term=lease.term, suspect_seconds=self._clock.monotonic() - since)
@@ -332,17 +332,19 @@ class Machine:
         except StoreUnavailable:
             # It waits for the statement of ours that is still being executed, and may run out of time.
             if self._clock.monotonic() < lease.trusted_until + self.timing.margin_seconds:
-                return self._retry_seconds(_LAST_RETRY_SECONDS)
+                return self._pace.retry_seconds(_LAST_RETRY_SECONDS)
             self._events.emit("leadership_lost", term=lease.term, reason="release_unanswered")
         else:
             self._events.emit("leadership_released", term=lease.term, reason=reason)
-        self._not_before = self._clock.monotonic() + self._jittered(self.timing.renewal_seconds)  # the others first
-        self._failures = 0
+        self._not_before = self._clock.monotonic() + self._pace.jittered(
+            self.timing.renewal_seconds
+        )  # the others first
+        self._pace.restart()
         self._standing = Standing(Role.STANDBY)
         return 0.0
 
     def _step_down(self, lease: Lease, reason: str) -> float:
-        self._failures = 0
+        self._pace.restart()
         self._standing = Standing(Role.STANDBY)
         self._events.emit("leadership_lost", term=lease.term, reason=reason)
         self._announce(Lost(lease, reason))
@@ -359,8 +361,8 @@ class Machine:
             self._events.emit("database_clock_stepped", seconds=stepped)
 
     def _round(self, leader: Observation | None) -> float:
-        self._failures = 0
-        wait = self._jittered(self.timing.renewal_seconds)
+        self._pace.restart()
+        wait = self._pace.jittered(self.timing.renewal_seconds)
         if leader is None:
             standing_back = self._not_before - self._clock.monotonic()
             return min(wait, standing_back) if standing_back > 0 else wait
@@ -368,16 +370,7 @@ class Machine:
         return min(wait, leader.remaining_seconds)
 
     def _until_renewal(self, lease: Lease) -> float:
-        return self._jittered(self.timing.renewal_seconds) if self.holds(lease.term) else 0.0
-
-    def _jittered(self, seconds: float) -> float:
-        jitter = self.timing.jitter_seconds
-        return max(0.0, seconds + self._rng.uniform(-jitter, jitter))
-
-    def _retry_seconds(self, most: float) -> float:
-        wait = min(most, _FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        return wait * self._rng.uniform(0.5, 1.0)
+        return self._pace.jittered(self.timing.renewal_seconds) if self.holds(lease.term) else 0.0
 
     def _tell_unguarded(self) -> None:
         reason = self._store.unguarded_reason

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from scheduler_service import moments
 from scheduler_service.ledger.history import RunRow, TermRow
 from scheduler_service.model import Kind, Reason, State
 
@@ -70,20 +71,8 @@ def local(moment: datetime, zone: str) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Return a duration for people: 12 ms, 3.4 s, 5m 10s, 2h 5m, 3d 4h."""
-    if seconds is None:
-        return "–"
-    if abs(seconds) < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if abs(seconds) < 60:
-        return f"{seconds:.1f} s"
-    left = round(abs(seconds))
-    parts: list[str] = []
-    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, length)
-        if count or parts:
-            parts.append(f"{count}{unit}")
-    return ("-" if seconds < 0 else "") + " ".join(part for part in parts[:2] if not part.startswith("0"))
+    """Return a duration as pages show it: 12 ms, 3.4 s, 5m 10s."""
+    return "–" if seconds is None else moments.span(seconds, gap=" ")
 
 
 def whole_span(seconds: float) -> str:

@@ -176,7 +176,7 @@ MUTATIONS = (
     mutation(
         "fork-leads",
         "a forked child takes itself for the leader that its parent is",
-        _ELECTOR,
+        "scheduler_service/elector/forking.py",
         "os.register_at_fork(after_in_child=_after_fork)",
         "",
         _CONTRACT + "test_a_forked_child_is_no_leader_has_a_name_of_its_own_and_can_stand_for_itself",
