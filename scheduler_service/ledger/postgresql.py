@@ -10,7 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, text
-from sqlalchemy.types import DateTime, Interval, Text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import BigInteger, Boolean, DateTime, Float, Integer, Interval, Text
 
 from scheduler_service.clock import EPOCH
 from scheduler_service.ledger import (
@@ -22,7 +23,6 @@ from scheduler_service.ledger import (
     Settlement,
     StartsLimits,
 )
-from scheduler_service.ledger.arrays import Array
 from scheduler_service.ledger.reading import PEERS, SIGN_IN, STATE_COLUMNS, LedgerReads, asker
 from scheduler_service.ledger.statements import (
     ADOPT,
@@ -37,8 +37,8 @@ from scheduler_service.ledger.statements import (
 )
 from scheduler_service.model import Attempt, JobSpec, Lease, Reason, Run
 
-_TEXTS, _TIMES, _BOOLS, _IDS = Array("text"), Array("timestamptz"), Array("boolean"), Array("bigint")
-_INTS, _FLOATS = Array("integer"), Array("double precision")
+_TEXTS, _TIMES, _BOOLS, _IDS = ARRAY(Text), ARRAY(DateTime(timezone=True)), ARRAY(Boolean), ARRAY(BigInteger)
+_INTS, _FLOATS = ARRAY(Integer), ARRAY(Float)
 _CLOSE_TYPES = {"gone": Text(), "limited": _TEXTS, "limits": _INTS}
 
 
