@@ -432,8 +432,8 @@ def test_a_function_is_interrupted_where_it_is(bench: Bench):
         import time
         from scheduler_service.context import Cancelled, RunContext
         def main(run: RunContext):
-            print("begun")
             try:
+                print("begun")
                 try:
                     time.sleep(600)
                 except Exception:
@@ -457,8 +457,8 @@ def test_a_function_that_waits_for_the_request_is_woken_by_it(bench: Bench):
         """
         from scheduler_service.context import Cancelled, RunContext
         def main(run: RunContext):
-            print("begun")
             try:
+                print("begun")
                 run.stopping.wait()
             except Cancelled:
                 return run.stopping.wait()
