@@ -132,7 +132,8 @@ def serving(
     events.subscribe(told.append)
     config = load(path)
     view = view_of(config, assemble(config, events))
-    server = Server(lambda: create_app(view), host=host, port=0, events=events, close=view.close)
+    app = create_app(view)  # here, not on the server's thread: two made at once disturb each other's warning filters
+    server = Server(lambda: app, host=host, port=0, events=events, close=view.close)
     server.start()
     try:
         site = Site(server.url, view, told)
