@@ -161,18 +161,18 @@ class Timetable:
         if self._loop.running:
             self._loop.shutdown()
 
-    def arm(self, specs: Iterable[JobSpec], term: int) -> None:
-        """Set the timers of all enabled jobs, from now on."""
+    def arm(self, specs: Iterable[JobSpec], term: int, since: datetime) -> None:
+        """Set the timers of all enabled jobs, from `since` on in the database's time; what is past goes off now."""
         with self._arming:
             offset = self._time.ahead_of_wall()
-            since = datetime.now(UTC)
+            first = min(since - offset, datetime.now(UTC))  # the database's clock may have been set back
             self._loop.pause()
             self._loop.remove_all_jobs()
             self._hand.offset = offset
             self._hand.timers = timers = _timers(specs)
             self._loop.setting_many = True
             for name, timer in timers.items():
-                self._set(name, timer, offset, since)
+                self._set(name, timer, offset, first)
             self._loop.setting_many = False
             self._armed = offset
             self._loop.resume()

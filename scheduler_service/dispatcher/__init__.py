@@ -53,15 +53,16 @@ class Leadership(Protocol):
         """Learn that a statement of this term was fenced."""
 
 
-def _nobody() -> None:
+def _nobody(*_: object) -> None:
     pass
 
 
 class Dispatcher:
     """Settle and start while we lead.
 
-    `lead`, `retire`, `configure`, `due` and `wake` may be called by any thread.  `on_replaced`, which may be set
-    before the first step, is called when a run was asked to make room for another; it must not block.
+    `lead`, `retire`, `configure`, `due` and `wake` may be called by any thread.  Two may be set before the first
+    step, and must not block: `on_replaced` is called when a run was asked to make room for another, `on_taken_over`
+    once in each term, when the first of what was due is settled and started.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Dispatcher:
         self._clock = clock
         self._specs: Mapping[str, JobSpec] = {spec.id: spec for spec in specs}
         self.on_replaced: Callable[[], None] = _nobody
+        self.on_taken_over: Callable[[int], None] = _nobody
         self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
         self._changed = threading.Condition()
         self._lease: Lease | None = None  # the term that we were told to lead
@@ -94,6 +96,7 @@ class Dispatcher:
         self._term = 0  # the term whose job states we hold
         self._states = JobStates(events)
         self._swept = False  # all jobs were made due in this term
+        self._taken_over = 0  # the last term of which it was told
         self._ledger_behind = False  # a configuration was taken up that it has not adopted
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
         self._polled_at = self._settled_all_at = 0.0
@@ -211,6 +214,9 @@ class Dispatcher:
         if polling or (wanted and self._starter.has_room):
             self._polled_at = now
             self._start(lease)
+        if self._taken_over != self._term == lease.term:
+            self._taken_over = lease.term
+            self.on_taken_over(lease.term)
         return self._pause()
 
     def _stand_by(self) -> float:

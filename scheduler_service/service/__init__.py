@@ -1,7 +1,7 @@
 """The conductor: starts the parts in order, passes leadership on, stops them in order.
 
     start   database -> tables -> results, workers -> housekeeping (signs in) -> dispatcher, scheduler -> elector
-    elected dispatcher.lead, timetable.arm
+    elected dispatcher.lead; when it has settled and started the first of what was due: timetable.arm
     lost    dispatcher.retire, timetable.disarm
     reload  timetable.rearm, dispatcher.configure, then whoever looks on: housekeeping, watch, metrics
     drain   lease given back -> running jobs finish -> results written -> signed out -> everything stopped
@@ -31,7 +31,7 @@ from scheduler_service.model import Lease
 from scheduler_service.reloading import Reloaded, listed
 from scheduler_service.runner import needs_process
 from scheduler_service.service.health import Health, Stuck
-from scheduler_service.service.parts import Drifted, Parts, Phase, assemble, tell_crash
+from scheduler_service.service.parts import Drifted, Parts, Phase, TakenOver, assemble, tell_crash
 
 __all__ = ["Health", "Parts", "Phase", "Service", "Stuck", "WebServer", "assemble"]
 
@@ -207,8 +207,10 @@ class Service:
                 self._parts.forfeits.lost(message.lease.term, message.reason)
             elif isinstance(message, Reloaded):
                 self._reload(message)
+            elif isinstance(message, TakenOver):
+                self._take_over(message.term)
             elif isinstance(message, Drifted) and self._lease is not None:
-                self._parts.timetable.arm(self._config.jobs, self._lease.term)
+                self._arm(self._lease)
             elif isinstance(message, _Signalled):
                 return self._drain(message.number)
             elif isinstance(message, _Crashed) or not self._alive():
@@ -223,11 +225,18 @@ class Service:
             return None
 
     def _lead(self, lease: Lease) -> None:
+        # The dispatcher alone: whatever else runs now would take the interpreter from it at each of its statements.
         self._lease = lease
-        # First the dispatcher: settling all jobs up to now covers whatever came due before the timers were set.
         self._parts.dispatcher.lead(lease)
-        self._parts.timetable.arm(self._config.jobs, lease.term)
-        self._parts.housekeeping.wake()  # last: the dispatcher has the warm connection meanwhile
+
+    def _take_over(self, term: int) -> None:
+        if self._lease is not None and self._lease.term == term:
+            self._arm(self._lease)
+            self._parts.housekeeping.wake()
+
+    def _arm(self, lease: Lease) -> None:
+        # From the election on, however long ago: what came due since then may be some job's last tick for a year.
+        self._parts.timetable.arm(self._config.jobs, lease.term, lease.acquired_at)
 
     def _stand_by(self, term: int) -> None:
         if self._lease is None or self._lease.term != term:

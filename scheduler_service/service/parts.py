@@ -63,6 +63,13 @@ class Drifted:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenOver:
+    """The first of what was due in a new term is settled and started: whatever disturbs the dispatcher may begin."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """What a replica is made of.  `inbox` takes the conductor's messages."""
 
@@ -179,6 +186,7 @@ def assemble(config: Config, events: Events, *, clock: Clock | None = None) -> P
         job_ids=tuple(spec.id for spec in config.jobs),
     )
     dispatcher.on_replaced = housekeeping.wake
+    dispatcher.on_taken_over = lambda term: inbox.put(TakenOver(term))
     watch = Watch(
         samples=Sampler(database, election.lock_id, SAMPLE_SECONDS),
         survey=ledger.survey,

@@ -135,6 +135,30 @@ def test_a_start_whose_reply_is_lost_is_run_though_the_term_is_over(world: World
     assert world.dispatcher.open_claims() == frozenset()
 
 
+@pytest.mark.parametrize("verb", ["adopt", "survey", "settle", "poll", "start"])
+def test_a_term_is_taken_over_once_and_not_before_its_first_run_is_started(world: World, verb: str) -> None:
+    told: list[tuple[int, int]] = []
+    world.adopt(job(), back=HOUR)
+    world.dispatcher.on_taken_over = lambda term: told.append((term, len(world.pool.taken)))
+    world.cut.cuts[verb] = "reply"
+    world.dispatcher.step()
+    assert told == []
+    world.step_all()
+    assert told == [(2, 1)]
+    world.elect(3)
+    world.step_all()
+    assert [term for term, _ in told] == [2, 3]
+
+
+def test_a_term_without_jobs_is_taken_over(world: World) -> None:
+    told: list[int] = []
+    world.configure()
+    world.dispatcher.on_taken_over = told.append
+    world.elect(5)
+    world.step_all()
+    assert told == [5]
+
+
 @pytest.mark.parametrize("cut", ["request", "reply"])
 def test_a_settle_whose_answer_is_lost_decides_once(world: World, cut: str) -> None:
     world.adopt(job(), back=HOUR)

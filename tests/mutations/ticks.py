@@ -153,6 +153,14 @@ MUTATIONS = (
         "tests/unit/test_timetable.py::test_a_timer_goes_off_when_the_database_says_so",
     ),
     mutation(
+        "timers-from-now",
+        "a new leader's timers are set from when they are set on, instead of from its election",
+        "scheduler_service/timetable.py",
+        "            first = min(since - offset, datetime.now(UTC))",
+        "            first = datetime.now(UTC)",
+        "tests/unit/test_timetable.py::test_what_came_due_between_the_election_and_the_arming_goes_off_at_once",
+    ),
+    mutation(
         "timers-without-lease",
         "timers go off while the lease is suspect",
         "scheduler_service/timetable.py",

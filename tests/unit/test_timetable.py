@@ -103,7 +103,7 @@ def world() -> World:
 
 def test_due_jobs_are_passed_on_with_the_databases_time(world: World) -> None:
     with freeze_time(NOON + HOUR) as wall:  # this machine is an hour ahead
-        world.timetable.arm([spec(), spec(id="off", enabled=False)], 1)
+        world.timetable.arm([spec(), spec(id="off", enabled=False)], 1, NOON)
         assert world.turn() <= 1.0
         assert world.due == []
         wall.tick(TEN)
@@ -119,7 +119,7 @@ def test_due_jobs_are_passed_on_with_the_databases_time(world: World) -> None:
 def test_jobs_that_always_come_due_together_share_a_timer_and_jitter_parts_them(world: World) -> None:
     jittery = {"jitter": timedelta(seconds=9)}
     with freeze_time(NOON) as wall:
-        world.timetable.arm([spec(), spec(id="b"), spec(id="c", **jittery), spec(id="d", **jittery)], 1)
+        world.timetable.arm([spec(), spec(id="b"), spec(id="c", **jittery), spec(id="d", **jittery)], 1, NOON)
         assert len(world.timetable._loop.get_jobs()) == 3
         assert world.told[-1].fields["job_count"] == 4
         wall.tick(2 * TEN)
@@ -131,7 +131,7 @@ def test_jobs_that_always_come_due_together_share_a_timer_and_jitter_parts_them(
 def test_a_job_that_joins_others_after_their_last_tick_is_told_to_be_due(world: World) -> None:
     last = spec(schedule=schedules.at(NOON + TEN))
     with freeze_time(NOON) as wall:
-        world.timetable.arm([last], 1)
+        world.timetable.arm([last], 1, NOON)
         wall.tick(TEN)
         world.clock.now += 10
         world.turn()
@@ -143,7 +143,7 @@ def test_a_job_that_joins_others_after_their_last_tick_is_told_to_be_due(world: 
 
 def test_without_a_trusted_lease_nothing_goes_off(world: World) -> None:
     with freeze_time(NOON) as wall:
-        world.timetable.arm([spec()], 1)
+        world.timetable.arm([spec()], 1, NOON)
         world.leading = False
         wall.tick(TEN)
         world.clock.now += 10
@@ -156,12 +156,12 @@ def test_without_a_trusted_lease_nothing_goes_off(world: World) -> None:
 
 def test_a_stepped_wall_clock_is_told_once_and_armed_anew(world: World) -> None:
     with freeze_time(NOON) as wall:
-        world.timetable.arm([spec()], 1)
+        world.timetable.arm([spec()], 1, NOON)
         wall.move_to(NOON - HOUR)  # somebody set this machine's clock back
         world.turn()
         world.turn()
         assert world.drifts == 1
-        world.timetable.arm([spec()], 1)
+        world.timetable.arm([spec()], 1, NOON)
         wall.tick(TEN)
         world.clock.now += 10
         world.turn()
@@ -170,7 +170,7 @@ def test_a_stepped_wall_clock_is_told_once_and_armed_anew(world: World) -> None:
 
 def test_disarmed_is_silent(world: World) -> None:
     with freeze_time(NOON) as wall:
-        world.timetable.arm([spec()], 1)
+        world.timetable.arm([spec()], 1, NOON)
         world.timetable.disarm(1)
         wall.tick(TEN)
         world.clock.now += 10
@@ -189,7 +189,7 @@ def test_only_the_timers_of_changed_jobs_are_set_anew(world: World) -> None:
     ]
     with freeze_time(NOON + TEN / 4) as wall:
         world.clock.now = 2.5
-        world.timetable.arm(before, 1)
+        world.timetable.arm(before, 1, NOON)
         world.timetable.rearm(before, after)
         # What came due under their former schedules is settled; of a job that is gone nothing can be.
         assert sorted(job_id for job_id, _ in world.due) == ["b", "c", "e"]
@@ -212,10 +212,29 @@ def test_a_tick_that_comes_due_while_timers_are_set_anew_is_not_overlooked(world
     half_a_second = timedelta(seconds=0.5)
     with freeze_time(NOON + half_a_second):
         world.clock.now = 0.5
-        world.timetable.arm([], 1)
+        world.timetable.arm([], 1, NOON)
         world.timetable.rearm([], [spec(schedule=yearly)])
         world.turn()
     assert ("a", NOON) in world.due
+
+
+def test_what_came_due_between_the_election_and_the_arming_goes_off_at_once(world: World) -> None:
+    yearly = schedules.cron("0 12 5 5 *")
+    with freeze_time(NOON + HOUR + TEN):  # this machine is an hour ahead, and the database did not answer at first
+        world.clock.now = TEN.total_seconds()
+        daily = spec(id="daily", schedule=schedules.cron("0 13 * * *"))
+        world.timetable.arm([spec(schedule=yearly), daily], 1, NOON - TEN)
+        world.turn()
+    assert world.due == [("a", NOON)]
+
+
+def test_a_database_whose_clock_was_set_back_after_the_election_holds_no_timer_up(world: World) -> None:
+    with freeze_time(NOON) as wall:
+        world.timetable.arm([spec()], 1, NOON + HOUR)
+        wall.tick(TEN)
+        world.clock.now += 10
+        world.turn()
+    assert world.due == [("a", NOON + TEN)]
 
 
 def test_timers_that_are_not_set_are_not_set_anew(world: World) -> None:
@@ -236,6 +255,6 @@ def test_all_timers_begin_at_the_same_moment(world: World) -> None:
 
         world.timetable._loop.add_job = slowly
         schedule = {name: schedules.every(TEN, timedelta(seconds=number)) for number, name in enumerate("abc")}
-        world.timetable.arm([spec(id=name, schedule=schedule[name]) for name in "abc"], 1)
+        world.timetable.arm([spec(id=name, schedule=schedule[name]) for name in "abc"], 1, NOON)
         world.turn()
     assert {job_id for job_id, _ in world.due} == set("abc")
