@@ -188,7 +188,7 @@ class PostgresServer:
 
     def _fill(self) -> None:
         """Make the cluster."""
-        self._run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        subprocess.run(["cp", "-a", _fresh_cluster(), self.data], check=True)
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
@@ -196,23 +196,9 @@ class PostgresServer:
         self._run("pg_ctl", action, "-D", self.data, "-w", "-t", str(START_SECONDS), *arguments)
 
     def _run(self, program: str, *arguments: str | Path) -> str:
-        # Through a file: the server inherits what pg_ctl got, and a pipe would stay open as long as it runs.
-        with tempfile.TemporaryFile("w+") as output:
-            command = [_binaries() / program, *arguments]
-            done = subprocess.run(
-                command,
-                env={**os.environ, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                check=False,
-                **unprivileged(),
-            )
-            output.seek(0)
-            said = output.read()
-        if done.returncode:
-            raise ServerError(f"{program} failed with exit code {done.returncode}: {said.strip()}\n{self.log[-2000:]}")
+        code, said = _run(program, *arguments, environment=self.environment)
+        if code:
+            raise ServerError(f"{program} failed with exit code {code}: {said.strip()}\n{self.log[-2000:]}")
         return said
 
 
@@ -375,6 +361,38 @@ def _binaries() -> Path:
         copy.chmod(0o755)
         return copy / package.name / "pginstall" / "bin"
     return programs
+
+
+@functools.cache
+def _fresh_cluster() -> Path:
+    """Make a cluster to copy: initdb takes ten times as long as the copy."""
+    folder = Path(tempfile.mkdtemp(prefix="scheduler-postgres-fresh-", dir=_memory()))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if os.geteuid() == 0:
+        os.chown(folder, *_nobody())
+    code, said = _run(
+        "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"
+    )
+    if code:
+        raise ServerError(f"initdb failed with exit code {code}: {said.strip()}")
+    return folder / "data"
+
+
+def _run(program: str, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    # Through a file: the server inherits what pg_ctl got, and a pipe would stay open as long as it runs.
+    with tempfile.TemporaryFile("w+") as output:
+        done = subprocess.run(
+            [_binaries() / program, *arguments],
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            check=False,
+            **unprivileged(),
+        )
+        output.seek(0)
+        return done.returncode, output.read()
 
 
 def _nobody() -> tuple[int, int]:

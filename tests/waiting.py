@@ -9,6 +9,8 @@ from collections.abc import Callable
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Return when `condition()` is true; AssertionError if it is not within `seconds`."""
     deadline = time.monotonic() + seconds
+    pause = 0.005
     while not condition():
         assert time.monotonic() < deadline, f"not so within {seconds:g} s: {condition}"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(pause * 1.3, 0.05)  # what takes long is asked for less often: many conditions ask a database

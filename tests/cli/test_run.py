@@ -52,7 +52,7 @@ class Replica:
         return self._log.read_text()
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = self._log.read_text().split("\n")[:-1]
+        lines = [line for line in self._log.read_text().split("\n")[:-1] if name in line]
         return [line for line in map(json.loads, lines) if line["event"] == name]
 
     def wait_for(self, name: str) -> dict[str, Any]:

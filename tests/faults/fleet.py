@@ -138,7 +138,8 @@ class Fleet:
     ) -> None:
         self.folder = folder
         self.replicas: list[Replica] = []
-        self._said: list[tuple[Replica, Entry]] = []
+        self._said_count = 0
+        self._said: dict[str, list[tuple[int, Replica, Entry]]] = {}  # by event; the number is the place in all
         self._changed = threading.Condition()
         self.config_path = folder / "config.yaml"
         self._config = {
@@ -206,23 +207,27 @@ class Fleet:
         return self._wait(found, f"{event} {fields or ''} of {replica.number if replica else 'anybody'}")
 
     def wait_until(
-        self, condition: Callable[[], Any], poll_seconds: float = 0.01, limit_seconds: float = LIMIT_SECONDS
+        self, condition: Callable[[], Any], poll_seconds: float = 0.05, limit_seconds: float = LIMIT_SECONDS
     ) -> Any:
         """Return what `condition` returns once it is true, and look after the processes meanwhile."""
-        return self._wait(condition, str(condition), poll_seconds, limit_seconds)
+        # Not at each line that is logged: there are hundreds in a second, and conditions ask the database.
+        return self._wait(condition, str(condition), lambda: time.sleep(poll_seconds), limit_seconds)
 
     def mark(self) -> int:
         """Return a place in all that is said."""
-        return len(self._said)
+        return self._said_count
 
     def said(self, event: str, since: int = 0) -> Iterator[tuple[Replica, Entry]]:
         """Return who told this event, in the order in which it was read."""
-        return ((who, entry) for who, entry in self._said[since:] if entry.get("event") == event)
+        told = self._said.get(event, [])
+        return ((who, entry) for place, who, entry in tuple(told) if place >= since)
 
     def heard(self, replica: Replica, entry: Entry) -> None:
         """Take note of a line."""
         with self._changed:
-            self._said.append((replica, entry))
+            event = str(entry.get("event"))
+            self._said.setdefault(event, []).append((self._said_count, replica, entry))
+            self._said_count += 1
             self._changed.notify_all()
 
     def drain(self) -> None:
@@ -252,8 +257,10 @@ class Fleet:
         self.close()
 
     def _has_found_its_place(self, replica: Replica) -> bool:
-        names = {entry.get("event") for who, entry in self._said if who is replica}
-        return "service_started" in names and bool(names & {"leader_elected", "leader_observed"})
+        def told(event: str) -> bool:
+            return any(who is replica for who, _ in self.said(event))
+
+        return told("service_started") and (told("leader_elected") or told("leader_observed"))
 
     def _leading(self, after: int = 0) -> Replica | None:
         elected = {entry["term"]: who for who, entry in self.said("leader_elected")}
@@ -269,7 +276,7 @@ class Fleet:
         self,
         condition: Callable[[], Any],
         what: str,
-        poll_seconds: float = 0.5,
+        pause: Callable[[], None] | None = None,
         limit_seconds: float = LIMIT_SECONDS,
     ) -> Any:
         deadline = time.monotonic() + limit_seconds
@@ -280,6 +287,9 @@ class Fleet:
                 raise AssertionError(
                     f"not within {limit_seconds:g} s: {what}\n" + "\n".join(one.tail() for one in self.replicas)
                 )
-            with self._changed:
-                self._changed.wait(poll_seconds)
+            (pause or self._hear_more)()
         return found
+
+    def _hear_more(self) -> None:
+        with self._changed:
+            self._changed.wait(0.5)
