@@ -2,7 +2,7 @@
 
 Modules import only from modules above them in this order:
 
-    clock moments schedule model events logs policy signatures callables config database tables leases guard ledger
+    clock moments rush schedule model events logs policy signatures callables config database tables leases guard ledger
     elector context runner results workers timetable dispatcher housekeeping reloading forfeits
     watch metrics service web testing cli
 

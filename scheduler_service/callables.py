@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from scheduler_service.signatures import known_call
@@ -40,6 +40,7 @@ REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\
 MACHINERY = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", importlib.__file__, __file__)
 LONGEST = 300  # characters of another's message
 
+_GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _lock = threading.RLock()
 _active: Path | None = None
 _inactive: dict[Path, dict[str, ModuleType]] = {}
@@ -95,7 +96,7 @@ def find(reference: str, jobs_folder: Path) -> Callable[..., Any]:
     if (problem := reference_problem(reference)) is not None:
         raise CallableError(problem)
     name, _, attributes = reference.partition(":")
-    folder = _path(os.path.realpath(jobs_folder))
+    folder = _real(jobs_folder)
     module, label = _loaded(name, folder) or _load(name, folder)
     found: Any = module
     for attribute in attributes.split("."):
@@ -108,6 +109,7 @@ def find(reference: str, jobs_folder: Path) -> Callable[..., Any]:
     return _checked(found, attributes, label)
 
 
+@functools.lru_cache(4096)
 def reference_problem(reference: str) -> str | None:
     """Return what is wrong with the form of `reference` and what to write instead, or None; loads nothing."""
     module, colon, function = reference.partition(":")
@@ -129,7 +131,7 @@ def argument_problems(
     """Return everything that keeps `function` from being called with `args` and `kwargs`."""
     known = known_call(function)
     signature, context = known.signature, known.context
-    if signature is None:
+    if signature is None or (known.needs_nothing and not args and not kwargs):
         return ()
     name = _name(function)
     problems: list[ArgumentProblem] = []
@@ -178,6 +180,8 @@ def bind(
     signature, name = known.signature, known.context
     if signature is None or name is None:
         return tuple(args), dict(kwargs)
+    if known.takes_context_alone and not args and not kwargs:
+        return (context,), {}
     arguments = {**known.others.bind(*args, **kwargs).arguments, name: context}
     bound = inspect.BoundArguments(signature, {p: arguments[p] for p in signature.parameters if p in arguments})
     return bound.args, bound.kwargs
@@ -202,9 +206,18 @@ def _loaded(name: str, folder: Path) -> tuple[ModuleType, str] | None:
     return None if label is None else (module, label)
 
 
+def _real(folder: Path) -> Path:
+    """Return the folder that this leads to now: the same object each time, which knows its hash."""
+    try:
+        status = folder.stat()  # one call instead of one for each part of the path: each run asks
+    except OSError:
+        return Path(os.path.realpath(folder))
+    return _resolved(folder, status.st_dev, status.st_ino, status.st_ctime_ns)
+
+
 @functools.lru_cache(16)
-def _path(text: str) -> Path:
-    return Path(text)  # the same one each time, which knows its hash
+def _resolved(folder: Path, *_: int) -> Path:
+    return Path(os.path.realpath(folder))
 
 
 @functools.lru_cache(4096)
@@ -324,6 +337,8 @@ def _is_beside(name: str, folder: Path) -> bool:
 
 
 def _checked(found: Any, attributes: str, label: str) -> Callable[..., Any]:
+    if isinstance(found, FunctionType) and not found.__code__.co_flags & _GENERATORS:  # nearly all are
+        return found
     what = f"{attributes!r} in {label}"
     inner = found
     while isinstance(inner, functools.partial):

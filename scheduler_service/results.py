@@ -11,6 +11,9 @@
 A second result of the same attempt (a thread that timed out has returned) takes the place of the first, or
 follows it if that is being written.
 
+While more is due than was started, results gather for a moment, so that they are written in few statements: but not
+one for which another run of its job may wait, and not while somebody waits for all of them.
+
 A result is the only proof that a run ended, so none is given up while the process lives.  The queue is
 bounded by whoever adds: a worker takes nothing new while too much waits.
 
@@ -29,8 +32,10 @@ from scheduler_service.database import StoreConflict, StoreUnavailable
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Finished
 from scheduler_service.model import Attempt, Outcome
+from scheduler_service.rush import Rush
 
 BATCH_RESULTS = 200
+GATHER_SECONDS = 0.05  # for which results gather in a rush
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 FLUSH_PAUSE_SECONDS = 0.2  # between tries while somebody waits for the end
@@ -52,8 +57,10 @@ class Results:
         events: Events,
         clock: Clock,
         on_crash: Callable[[str, BaseException], None] | None = None,
+        rush: Rush | None = None,
     ) -> None:
         self._finish = finish
+        self._rush = Rush() if rush is None else rush
         self._events = events
         self._clock = clock
         self._on_crash = on_crash
@@ -62,6 +69,8 @@ class Results:
         self._waiting: dict[int, Finished] = {}  # by attempt id, in the order in which they ended
         self._flushing_count = 0
         self._hurried = False
+        self._awaited = False  # another run waits for the end of one that is not written
+        self._gathering = False
         self._stopped = False
         # From here on only the writing thread writes.
         self._failed_count = 0  # tries in a row
@@ -76,11 +85,16 @@ class Results:
         """How many results are not written yet."""
         return len(self._waiting)
 
-    def add(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Take a result, to be written soon; never blocks.  The last one for an attempt says everything."""
+    def add(self, attempt: Attempt, outcome: Outcome, *, awaited: bool = False) -> None:
+        """Take a result, to be written soon; never blocks.  The last one for an attempt says everything.
+
+        One that is `awaited` is written without waiting for others.
+        """
         with self._changed:
             self._waiting[attempt.id] = Finished(attempt, outcome)
-            self._changed.notify_all()
+            self._awaited = self._awaited or awaited
+            if not self._gathering or self._gathered_enough():
+                self._changed.notify_all()
 
     def flush(self, deadline: float) -> bool:
         """Wait until nothing waits, at most until `deadline` on the boot clock; return whether all is written."""
@@ -127,7 +141,14 @@ class Results:
 
         with self._changed:
             self._changed.wait_for(ready, seconds)
-            self._hurried = False
+            if self._rush.going_on:
+                self._gathering = True
+                self._changed.wait_for(self._gathered_enough, GATHER_SECONDS)
+            self._gathering = self._hurried = self._awaited = False
+
+    def _gathered_enough(self) -> bool:
+        hurried = self._stopped or self._hurried or self._flushing_count or self._awaited
+        return bool(hurried) or len(self._waiting) >= BATCH_RESULTS
 
     def step(self) -> float:
         """Write what has gathered; return the seconds until the next step."""

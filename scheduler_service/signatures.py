@@ -19,6 +19,8 @@ class KnownCall:
     signature: inspect.Signature | None
     context: str | None  # the parameter annotated RunContext
     others: inspect.Signature  # without it
+    needs_nothing: bool  # beside it
+    takes_context_alone: bool  # it is the first parameter, and may be given by position
 
 
 _functions: weakref.WeakKeyDictionary[FunctionType, KnownCall] = weakref.WeakKeyDictionary()
@@ -32,7 +34,9 @@ def known_call(function: Callable[..., Any]) -> KnownCall:
         parameters = list(signature.parameters.values()) if signature else []
         name = next((parameter.name for parameter in parameters if _asks_for_context(parameter)), None)
         others = inspect.Signature([parameter for parameter in parameters if parameter.name != name])
-        known = KnownCall(signature, name, others)
+        needed = [one for one in others.parameters.values() if one.default is one.empty and not _is_variadic(one)]
+        first = bool(parameters) and parameters[0].name == name and parameters[0].kind is not parameters[0].KEYWORD_ONLY
+        known = KnownCall(signature, name, others, not needed, not needed and first)
         if isinstance(function, FunctionType):
             _functions[function] = known
     return known
@@ -50,8 +54,11 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def _asks_for_context(parameter: inspect.Parameter) -> bool:
-    variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    return not variadic and _means_context(parameter.annotation)
+    return not _is_variadic(parameter) and _means_context(parameter.annotation)
+
+
+def _is_variadic(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
 
 
 def _means_context(annotation: Any) -> bool:

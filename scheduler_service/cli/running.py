@@ -13,6 +13,7 @@ from scheduler_service.cli.output import Mistake, NoDatabase, Problems
 from scheduler_service.config import Config, ConfigError, callable_warnings, check_callables
 from scheduler_service.database import StoreRefused, StoreUnavailable, urls
 from scheduler_service.events import Events
+from scheduler_service.rush import Rush
 from scheduler_service.service import Parts, Service, WebServer, assemble
 from scheduler_service.web import PortUnavailableError, Server, view_of
 
@@ -38,10 +39,10 @@ def run_command(ctx: click.Context, config_path: Path | None, port: int | None) 
 
 
 def _logged(config: Config, port: int | None) -> int:
-    events = Events()
-    log = logs.configure(config.logging.level, config.logging.format, events, secrets=_secrets(config))
+    events, rush = Events(), Rush()
+    log = logs.configure(config.logging.level, config.logging.format, events, secrets=_secrets(config), rush=rush)
     try:
-        return _run(config, events, port)
+        return _run(config, events, rush, port)
     finally:
         log.close()
 
@@ -55,7 +56,7 @@ def _secrets(config: Config) -> tuple[str, ...]:
         return tuple(tokens)
 
 
-def _run(config: Config, events: Events, port: int | None) -> int:
+def _run(config: Config, events: Events, rush: Rush, port: int | None) -> int:
     for warning in config.warnings:
         events.emit("config_warning", message=str(warning))
     if problems := check_callables(config):
@@ -63,7 +64,7 @@ def _run(config: Config, events: Events, port: int | None) -> int:
     for warning in callable_warnings(config):
         events.emit("config_warning", message=str(warning))
     try:
-        parts = assemble(config, events)
+        parts = assemble(config, events, rush=rush)
         service = Service(config, parts, _web_server(config, parts, port))
     except (StoreRefused, PortUnavailableError) as error:
         raise Mistake(str(error)) from None

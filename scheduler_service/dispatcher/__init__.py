@@ -28,6 +28,7 @@ from scheduler_service.dispatcher.telling import tell_adoption, tell_settlement
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement, StartsLimits, Survey
 from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
+from scheduler_service.rush import Rush
 
 BATCH_JOBS = 200  # jobs settled in one statement,
 BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer than a statement may
@@ -62,7 +63,8 @@ class Dispatcher:
 
     `lead`, `retire`, `configure`, `due` and `wake` may be called by any thread.  Two may be set before the first
     step, and must not block: `on_replaced` is called when a run was asked to make room for another, `on_taken_over`
-    once in each term, when the first of what was due is settled and started.
+    once in each term, when the first of what was due is settled and started.  `rush` is told when more is due
+    than was started.
     """
 
     def __init__(
@@ -75,12 +77,14 @@ class Dispatcher:
         clock: Clock,
         specs: Iterable[JobSpec],
         sign_in_seconds: float,
+        rush: Rush | None = None,
     ) -> None:
         self._ledger = ledger
         self._leadership = leadership
         self._starter = Starter(ledger, workers, clock)
         self._events = events
         self._clock = clock
+        self._rush = Rush() if rush is None else rush
         self._specs: Mapping[str, JobSpec] = {spec.id: spec for spec in specs}
         self.on_replaced: Callable[[], None] = _nobody
         self.on_taken_over: Callable[[int], None] = _nobody
@@ -133,6 +137,7 @@ class Dispatcher:
         """A timer went off: the job must be settled at least up to `moment`."""
         with self._changed:
             if self._lease is not None:
+                self._rush.begin()
                 self._agenda.add(job_id, moment)
                 self._changed.notify()
 
@@ -178,11 +183,14 @@ class Dispatcher:
         try:
             seconds = self._act()
         except StoreUnavailable as error:
+            self._rush.end()
             self._outage.failed(error)
             self._signalled = True  # what the statement did is unknown: read again what waits
             return RETRY_SECONDS
         if seconds is None:  # nothing was asked: that is no answer
+            self._rush.end()
             return SUSPECT_SECONDS
+        (self._rush.begin if self._ready() or self._starter.is_behind else self._rush.end)()
         self._outage.over()
         return seconds
 

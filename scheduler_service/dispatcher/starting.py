@@ -32,6 +32,10 @@ class Pool(Protocol):
     def weight(self, spec: JobSpec) -> int:
         """Return how many of them one of this job takes the place of."""
 
+    @property
+    def waiting_count(self) -> int:
+        """How many of those that were taken nobody has begun yet."""
+
     def give_back(self) -> Sequence[Attempt]:
         """Return attempts that were taken, not begun, and shall wait in the ledger again."""
 
@@ -63,11 +67,17 @@ class Starter:
         self._workers = workers
         self._clock = clock
         self._claims: Mapping[str, _Claim] = {}  # sent, and not answered or not handed over
+        self._more = False  # the last poll found as many as there was room for
 
     @property
     def has_room(self) -> bool:
         """Whether something can be started now."""
         return self._workers.room > 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more seems to wait than there was room for, or than the workers have begun."""
+        return self._more or self._workers.waiting_count > 0
 
     def open_claims(self) -> frozenset[str]:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
@@ -76,7 +86,10 @@ class Starter:
     def poll(self, specs: Specs) -> Poll:
         """Read what there is to do, and as many runs as there are workers for."""
         isolated = [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
-        return self._ledger.poll(self._workers.room, isolated)
+        room = self._workers.room
+        poll = self._ledger.poll(room, isolated)
+        self._more = len(poll.runs) >= room
+        return poll
 
     def with_room(self, runs: Iterable[Run], specs: Specs) -> tuple[Mapping[Run, int], bool]:
         """Return those of the runs that can be taken, with their weights.

@@ -6,6 +6,8 @@ r"""Write what happens to stderr, without ever holding up whom it happens to.
                                   `--> dropped, counted, told
 
 The emitter may be the thread that renews the lease (I9), so it only puts what happened into a queue.
+While more is due than was started, lines wait there for a moment, for making them takes the interpreter from who
+starts it: but no warning, nor what came before one.
 When nobody reads the other end of a pipe, lines are dropped, first those that jobs write.
 """
 
@@ -28,12 +30,16 @@ from scheduler_service.clock import BootClock, Clock
 from scheduler_service.events import WARNING, Event, Events
 from scheduler_service.logs.render import Render, json_lines, text_lines, without
 from scheduler_service.logs.repeats import Entry, Repeats, ends_failures
+from scheduler_service.rush import Rush
 
 __all__ = ["Logging", "configure", "enter_fields"]
 
 QUEUE_LINES = 10_000
 JOB_LINES = 5_000  # what jobs write is dropped from here on, so that it displaces nothing else
 BATCH_LINES = 200
+RUSH_SECONDS = 0.25  # so long may a line wait in a rush,
+RUSH_LINES = 2_500  # and so many
+LOOK_SECONDS = 0.02  # how soon a warning is seen that comes meanwhile
 CLOSE_SECONDS = 2.0
 SECRET_CHARACTERS = 8  # at least: a shorter one would blot out words that only look like it
 
@@ -57,6 +63,7 @@ def configure(
     *,
     clock: Clock | None = None,
     secrets: Iterable[str] = (),
+    rush: Rush | None = None,
 ) -> Logging:
     """Begin to log `events`, and Python's logging, at `level` and above; close it at the end.
 
@@ -75,20 +82,31 @@ def configure(
     else:
         render = text_lines(colours=terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
     hidden = tuple(secret for secret in secrets if len(secret) >= SECRET_CHARACTERS)
-    return Logging(number, render, events, _Sink(stream), BootClock() if clock is None else clock, hidden)
+    clock, rush = BootClock() if clock is None else clock, Rush() if rush is None else rush
+    return Logging(number, render, events, _Sink(stream), clock, hidden, rush)
 
 
 class Logging:
     """The queue, the thread that empties it, and the hooks that fill it."""
 
     def __init__(
-        self, level: int, render: Render, events: Events, sink: _Sink, clock: Clock, secrets: tuple[str, ...]
+        self,
+        level: int,
+        render: Render,
+        events: Events,
+        sink: _Sink,
+        clock: Clock,
+        secrets: tuple[str, ...],
+        rush: Rush,
     ) -> None:
         self._level = level
         self._render = render
         self._secrets = secrets
         self._sink = sink
         self._instance: Mapping[str, Any] = {}  # as the events name it, for lines that are not events
+        self._clock = clock
+        self._rush = rush
+        self._urgent = False  # something in the queue may not wait
         self._repeats = Repeats(clock)
         self._queue: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
         # Reentrant: a finaliser that logs may run while its own thread is counting.
@@ -115,6 +133,8 @@ class Logging:
             return
         if self._queue.qsize() < (JOB_LINES if entry.of_job else QUEUE_LINES):
             self._queue.put(entry)
+            if entry.level >= WARNING:
+                self._urgent = True
         else:
             with self._counting:
                 self._dropped_count += 1
@@ -123,6 +143,7 @@ class Logging:
         """Wait until what was logged so far is written, at most `seconds`; return whether it is."""
         reached = threading.Event()
         self._queue.put(reached)
+        self._urgent = True
         return reached.wait(seconds)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
@@ -138,6 +159,7 @@ class Logging:
         logging.captureWarnings(False)
         self._closed = True
         self._queue.put(None)
+        self._urgent = True
         self._thread.join(seconds)
 
     def _on_event(self, event: Event) -> None:
@@ -161,9 +183,10 @@ class Logging:
     # --- the thread
 
     def _run(self) -> None:
-        running = True
+        running = patient = True
         while running:
-            batch = self._gather()
+            batch = self._gather(patiently=patient)
+            patient = len(batch) < BATCH_LINES  # else there are more that have waited already
             lines: list[str] = []
             reached: list[threading.Event] = []
             for item in batch:
@@ -181,15 +204,24 @@ class Logging:
             for event in reached:
                 event.set()
 
-    def _gather(self) -> list[Entry | threading.Event | None]:
+    def _gather(self, *, patiently: bool) -> list[Entry | threading.Event | None]:
         batch: list[Entry | threading.Event | None] = []
         try:
             batch.append(self._queue.get(timeout=self._repeats.wait_seconds()))
+            if patiently:
+                self._let_a_rush_pass()
+            self._urgent = False  # before the queue is emptied: what comes now sets it again
             while len(batch) < BATCH_LINES:
                 batch.append(self._queue.get_nowait())
         except queue.Empty:
             pass
         return batch
+
+    def _let_a_rush_pass(self) -> None:
+        deadline = self._clock.monotonic() + RUSH_SECONDS
+        while not self._urgent and self._queue.qsize() < RUSH_LINES and self._clock.monotonic() < deadline:
+            if self._rush.wait(LOOK_SECONDS):
+                return
 
     def _lines(self, entries: list[Entry]) -> list[str]:
         return [self._line(entry) for entry in entries if entry.level >= self._level]

@@ -13,6 +13,7 @@ secret are blotted out wherever they stand.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -27,6 +28,7 @@ from scheduler_service.logs.repeats import Entry
 
 LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
 FIELD_CHARACTERS = 20_000
+WORD_CHARACTERS = 100
 
 _FIRST = ("instance", "term", "job", "scheduled_at", "run")
 _PROSE = ("line", "message")  # free text: last on a text line, after a bar
@@ -167,9 +169,16 @@ def without(text: str, secrets: Iterable[str]) -> str:
 
 def plain(value: Any) -> Any:
     """Return `value` as JSON knows it: times in ISO 8601 with Z, durations in seconds, no passwords."""
+    kind = type(value)
+    if kind is str:  # nearly all are one of these three, and this is asked of each field of each line
+        return _prose(value)
+    if kind is int:
+        return value
+    if kind is datetime:
+        return _moment(value)
     if isinstance(value, Enum):
         value = value.value
-    if value is None or isinstance(value, (bool, int)):  # a tuple: this is asked of each field of each line
+    if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
         return _prose(value)
@@ -189,12 +198,22 @@ def plain(value: Any) -> Any:
 
 
 def _prose(text: str) -> str:
+    return _known_word(text) if len(text) <= WORD_CHARACTERS else _whole_prose(text)
+
+
+@functools.lru_cache(4096)
+def _known_word(text: str) -> str:
+    return _whole_prose(text)  # names of jobs, replicas and states: the same in thousands of lines
+
+
+def _whole_prose(text: str) -> str:
     text = redacted(text)
     if not text.isascii():
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # no lone surrogates
     return text if len(text) <= FIELD_CHARACTERS else text[:FIELD_CHARACTERS] + " …"
 
 
+@functools.lru_cache(256)  # a burst is of one tick
 def _moment(value: datetime) -> str:
     if value.tzinfo is not UTC:
         value = value.astimezone(UTC)

@@ -138,7 +138,8 @@ def _arguments(function: Callable[..., Any], call: Call, run: RunContext) -> tup
     check_arguments(function, call.args, call.kwargs)
     try:
         # Copied, because what a job does to its arguments must not reach its next run.
-        return bind(function, copy.deepcopy(call.args), copy.deepcopy(dict(call.kwargs)), run)
+        args = copy.deepcopy(call.args) if call.args else ()
+        return bind(function, args, copy.deepcopy(dict(call.kwargs)) if call.kwargs else {}, run)
     except TypeError as error:
         raise CallableError(f"{call.reference} cannot be called with these args and kwargs: {error}") from error
 

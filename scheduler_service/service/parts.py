@@ -29,6 +29,7 @@ from scheduler_service.metrics import Metrics, Sources
 from scheduler_service.reloading import Reloader
 from scheduler_service.results import Results
 from scheduler_service.runner import Runner
+from scheduler_service.rush import Rush
 from scheduler_service.timetable import Timetable
 from scheduler_service.watch import Watch
 from scheduler_service.workers import Workers
@@ -92,9 +93,9 @@ class Parts:
     metrics: Metrics
 
 
-def assemble(config: Config, events: Events, *, clock: Clock | None = None) -> Parts:
-    """Make the parts; StoreRefused if the database's URL cannot be used."""
-    clock = clock or BootClock()
+def assemble(config: Config, events: Events, *, clock: Clock | None = None, rush: Rush | None = None) -> Parts:
+    """Make the parts; StoreRefused if the database's URL cannot be used.  `rush` is for who else wants to know."""
+    clock, rush = clock or BootClock(), rush or Rush()
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     election, history = config.election, config.history
     url = config.database.url.get_secret_value()
@@ -130,7 +131,7 @@ def assemble(config: Config, events: Events, *, clock: Clock | None = None) -> P
 
     sign_in_seconds = election.renewal_interval.total_seconds()
     lost_after_seconds = election.lost_after.total_seconds()
-    results = Results(ledger.finish, events=events, clock=clock, on_crash=crash)
+    results = Results(ledger.finish, events=events, clock=clock, on_crash=crash, rush=rush)
     runner = Runner(
         jobs_folder=config.service.jobs_folder,
         output_limit=history.output_limit,
@@ -160,6 +161,7 @@ def assemble(config: Config, events: Events, *, clock: Clock | None = None) -> P
         clock=clock,
         specs=config.jobs,
         sign_in_seconds=sign_in_seconds,
+        rush=rush,
     )
     timetable = Timetable(
         due=dispatcher.due,
@@ -196,6 +198,7 @@ def assemble(config: Config, events: Events, *, clock: Clock | None = None) -> P
         specs=config.jobs,
         lost_after_seconds=lost_after_seconds,
         sign_in_seconds=sign_in_seconds,
+        rush=rush,
     )
     progress = Progress(clock)
     stepped_at = {

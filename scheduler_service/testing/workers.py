@@ -94,6 +94,11 @@ class SimulatedWorkers:
         return min(self.free_count, self._processes - sum(one.isolated for one in self._going.values()))
 
     @property
+    def waiting_count(self) -> int:
+        """The same as for `give_back`: none."""
+        return 0
+
+    @property
     def busy(self) -> bool:
         """Whether something goes on, or is not recorded as ended."""
         return bool(self._going or self._unwritten)

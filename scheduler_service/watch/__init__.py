@@ -32,10 +32,12 @@ from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Survey
 from scheduler_service.ledger.sampling import JobProgress, Record, Sample
 from scheduler_service.model import JobSpec, Lease, Overlap
+from scheduler_service.rush import Rush
 from scheduler_service.schedule import Schedule, ScheduleError, due_at
 from scheduler_service.watch.fortunes import Fortune, Fortunes
 
 SAMPLE_SECONDS = 5.0
+RUSH_SECONDS = 1.0  # a sample waits so long until what is due has been started
 SOON_SECONDS = 0.5  # when one sample could not hold everything
 BATCH_JOBS = 1000  # looked at in one sample
 BATCH_RECORDS = 100  # jobs whose past is read in one step, which may take longer
@@ -123,7 +125,9 @@ class Watch:
         specs: Iterable[JobSpec],
         lost_after_seconds: float,
         sign_in_seconds: float,
+        rush: Rush | None = None,
     ) -> None:
+        self._rush = Rush() if rush is None else rush
         self._samples = samples
         self._survey = survey
         self._leadership = leadership
@@ -172,6 +176,7 @@ class Watch:
         """Step until `stop`."""
         while not self._stopping:
             self._woken.wait(self.step())
+            self._rush.wait(RUSH_SECONDS)
 
     def step(self) -> float:
         """Take a sample; return the seconds until the next."""

@@ -37,7 +37,7 @@ from typing import Protocol
 from scheduler_service.clock import Clock, DatabaseTime
 from scheduler_service.context import Stopping
 from scheduler_service.events import Events
-from scheduler_service.model import Attempt, JobSpec, Outcome, State
+from scheduler_service.model import Attempt, JobSpec, Outcome, Overlap, State
 from scheduler_service.runner import needs_process
 from scheduler_service.workers.room import AHEAD, Room
 from scheduler_service.workers.telling import names, tell_end
@@ -55,8 +55,8 @@ class ResultWriter(Protocol):
 
     on_written: Callable[[Sequence[Attempt]], None]
 
-    def add(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Take a result; must not block."""
+    def add(self, attempt: Attempt, outcome: Outcome, *, awaited: bool = False) -> None:
+        """Take a result, for the end of which another run may wait; must not block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,11 @@ class Workers:
     def free_process_count(self) -> int:
         """How many attempts that need a process of their own can be taken now; each needs a worker as well."""
         return min(self.free_count, max(0, self._process_limit - self._busy_process_count))
+
+    @property
+    def waiting_count(self) -> int:
+        """How many of those that were taken no worker has begun."""
+        return self._room.waiting_count
 
     @property
     def stuck_count(self) -> int:
@@ -287,7 +292,7 @@ class Workers:
         outcome = self._perform(task)
         keeps_its_place = False
         if outcome is not None and outcome.returned:
-            self._results.add(task.attempt, outcome)
+            self._results.add(task.attempt, outcome, awaited=task.spec.overlap is Overlap.QUEUE)
         elif outcome is not None:
             keeps_its_place = self._leave(task, outcome)
         with self._changed:

@@ -16,6 +16,7 @@ from scheduler_service.events import Event, Events
 from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Finished, Replica, open_ledger
 from scheduler_service.model import Attempt, Isolation, JobSpec, Lease, Outcome, State
+from scheduler_service.rush import Rush
 from scheduler_service.tables import database_time, job_state, leader_lease, leader_term, run
 
 LOCK, ME, OTHER = 7, "me-1", "other-2"
@@ -55,6 +56,10 @@ class Pool:
     @property
     def room(self) -> int:
         return self.free_count
+
+    @property
+    def waiting_count(self) -> int:
+        return len(self.late)
 
     def weight(self, _: JobSpec) -> int:
         return 1
@@ -121,6 +126,7 @@ class World:
         self.database, self.me = database, me
         self.cut = Cut(open_ledger(database, LOCK))
         self.leadership, self.pool, self.clock, self.events = Leadership(), Pool(), ManualClock(), Events()
+        self.rush = Rush()
         self.told: list[Event] = []
         self.events.subscribe(self.told.append)
         self.configure()
@@ -134,6 +140,7 @@ class World:
             clock=self.clock,
             specs=specs,
             sign_in_seconds=3.0,
+            rush=self.rush,
         )
         self.housekeeping = Housekeeping(
             ledger=self.cut,  # type: ignore[arg-type]

@@ -579,3 +579,28 @@ def test_a_batch_that_is_too_much_for_one_statement_is_sent_in_smaller_ones(worl
         world.clock.added += 1
     assert len(world.execute(select(run.c.job_id).distinct())) == 8
     assert sizes[0] == 8
+
+
+def test_a_rush_lasts_until_all_is_started_for_which_there_is_room(world: World) -> None:
+    world.pool.size = 2
+    world.adopt(*(job(name) for name in "abc"), back=HOUR)
+    world.step_all()
+    assert (len(world.pool.taken), world.rush.going_on) == (2, True)
+    world.finish()
+    world.step_all()
+    assert (len(world.pool.taken), world.rush.going_on) == (1, False)
+    world.dispatcher.due("a", world.now())
+    assert world.rush.going_on
+
+
+@pytest.mark.parametrize("end", ["outage", "suspicion"])
+def test_a_rush_ends_when_nothing_can_be_started(world: World, end: str) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    world.dispatcher.due("a", world.now())
+    if end == "outage":
+        world.cut.cuts["survey"] = "request"
+    else:
+        world.leadership.lease = None
+    world.dispatcher.step()
+    assert not world.rush.going_on

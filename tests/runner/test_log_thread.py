@@ -20,8 +20,10 @@ import pytest
 
 from scheduler_service import logs
 from scheduler_service.events import Events
-from scheduler_service.logs import JOB_LINES, QUEUE_LINES, Logging
+from scheduler_service.logs import JOB_LINES, QUEUE_LINES, RUSH_LINES, Logging
+from scheduler_service.rush import Rush
 from tests.runner.conftest import NOON, PATIENCE_SECONDS, Bench
+from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -184,6 +186,71 @@ def test_text_is_for_terminals_and_json_for_the_rest():
 
 
 # --- a pipe that nobody reads
+
+
+class WatchedRush(Rush):
+    """A rush that goes on until a test ends it, and tells when somebody waits for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awaited = threading.Event()
+        self.begin()
+
+    def wait(self, seconds: float) -> bool:
+        self.awaited.set()
+        return super().wait(seconds)
+
+
+class StoppedClock:
+    """Whatever has a limit by it waits for ever."""
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+@pytest.fixture
+def hasty() -> Iterator[Log]:
+    log = Log(clock=StoppedClock(), rush=WatchedRush())
+    yield log
+    log.logging.close()
+
+
+def observe(log: Log, *terms: int) -> None:
+    for term in terms:
+        log.events.emit("leader_observed", leader="web-1", term=term)
+
+
+def written(log: Log) -> list[int]:
+    """Return the terms of the lines that were written by themselves: to flush is to hurry."""
+    return [json.loads(line)["term"] for line in log.stream.getvalue().splitlines()]
+
+
+def test_in_a_rush_lines_wait_until_it_is_over(hasty: Log):
+    rush = hasty.logging._rush
+    assert isinstance(rush, WatchedRush)
+    observe(hasty, 1, 2)
+    assert rush.awaited.wait(PATIENCE_SECONDS)
+    assert written(hasty) == []
+    rush.end()
+    wait_until(lambda: written(hasty) == [1, 2])
+
+
+def test_in_a_rush_a_warning_is_written_at_once_with_what_came_before_it(hasty: Log):
+    observe(hasty, 1)
+    hasty.events.emit("leadership_lost", term=2, reason="deposed")
+    wait_until(lambda: written(hasty) == [1, 2])
+
+
+def test_in_a_rush_only_so_many_lines_wait(hasty: Log):
+    observe(hasty, *range(RUSH_LINES + 1))
+    wait_until(lambda: written(hasty) == list(range(RUSH_LINES + 1)))
+
+
+def test_a_rush_that_does_not_end_holds_no_line_up_for_long():
+    log = Log(rush=WatchedRush())
+    observe(log, 1)
+    wait_until(lambda: written(log) == [1])
+    log.logging.close()
 
 
 class Pipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,9 @@ from scheduler_service.database import StoreConflict, StoreRefused, StoreUnavail
 from scheduler_service.ledger import Finished
 from scheduler_service.model import Attempt, Outcome, State
 from scheduler_service.results import BATCH_RESULTS, IDLE_SECONDS, LONGEST_PAUSE_SECONDS, PATIENCE, Results
+from scheduler_service.rush import Rush
 from tests.runner.conftest import PATIENCE_SECONDS, Told, an_attempt
+from tests.waiting import wait_until
 
 DONE = Outcome(State.SUCCEEDED, 0.5, output="hello", result="3")
 
@@ -52,7 +54,8 @@ class World:
         self.store = Store()
         self.clock = FakeClock()
         self.told = Told()
-        self.results = Results(self.store.finish, events=self.told.events, clock=self.clock)
+        self.rush = Rush()
+        self.results = Results(self.store.finish, events=self.told.events, clock=self.clock, rush=self.rush)
         self.durable: list[int] = []
         self.results.on_written = self._note
 
@@ -392,3 +395,39 @@ def test_the_second_waits_through_an_outage_in_which_the_first_may_have_been_wri
     world.step(2)
     assert store.rows == [(1, True)]
     assert world.results.pending_count == 0
+
+
+@pytest.fixture
+def hasty(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A world that writes in a rush that does not end, in which results would gather for an hour."""
+    monkeypatch.setattr("scheduler_service.results.GATHER_SECONDS", 3600.0)
+    world.rush.begin()
+    world.results.start()
+    yield world
+    world.results.stop(PATIENCE_SECONDS)
+
+
+def test_in_a_rush_results_gather_until_they_fill_a_statement(hasty: World):
+    hasty.add(*range(BATCH_RESULTS))
+    wait_until(lambda: len(hasty.durable) == BATCH_RESULTS)
+    assert hasty.store.calls == [list(range(BATCH_RESULTS))]
+
+
+def test_a_result_for_which_another_run_waits_is_written_in_a_rush(hasty: World):
+    hasty.add(1)
+    hasty.results.add(an_attempt(2), DONE, awaited=True)
+    wait_until(lambda: hasty.durable == [1, 2])
+
+
+def test_who_waits_for_all_results_waits_for_no_rush(hasty: World):
+    hasty.add(1)
+    assert hasty.results.flush(hasty.clock.now + PATIENCE_SECONDS)
+    assert hasty.durable == [1]
+
+
+def test_a_rush_that_does_not_end_holds_no_result_up_for_long(world: World):
+    world.rush.begin()
+    world.results.start()
+    world.add(1)
+    wait_until(lambda: world.durable == [1])
+    world.results.stop(PATIENCE_SECONDS)

@@ -36,7 +36,7 @@ class Writer:
         self.on_written: Callable[[Sequence[Attempt]], None] = lambda _: None
         self._at_once = at_once
 
-    def add(self, attempt: Attempt, outcome: Outcome) -> None:
+    def add(self, attempt: Attempt, outcome: Outcome, *, awaited: bool = False) -> None:
         assert attempt.id not in self.taken, "a result was added twice"
         self.taken[attempt.id] = outcome
         if self._at_once:
