@@ -86,10 +86,10 @@ def _compare(folder: Path, url: str, count: int, rounds: int) -> None:
         replica.wait_for("timetable_armed")
         for turn in range(rounds + 1):
             tick = _next_tick(period, 0)
-            begun = _processor_seconds(replica.pid)
+            begun = processor_seconds(replica.pid)
             _sleep_until(tick + timedelta(seconds=period // 2 - 2))
             fleet.wait_until(lambda tick=tick: _ended_count(books, tick) == count, 0.5)
-            one = Burst(_delays(books, tick), _processor_seconds(replica.pid) - begun)
+            one = Burst(_delays(books, tick), processor_seconds(replica.pid) - begun)
             other = _read_plain(plain)
             if turn:
                 ours.append(one)
@@ -132,7 +132,7 @@ def _delays(books: Books, tick: datetime) -> list[float]:
     return [float(result) for (result,) in rows]
 
 
-def _processor_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
     """Return what a process has taken of the processor so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -177,9 +177,9 @@ def _be_plain(count: int) -> None:
     scheduler.resume()
     while True:
         due_at = tick.timestamp()
-        begun = _processor_seconds(os.getpid())
+        begun = processor_seconds(os.getpid())
         _sleep_until(tick + timedelta(seconds=period // 2 - 2))
-        print(json.dumps({"seconds": delays, "processor_seconds": _processor_seconds(os.getpid()) - begun}), flush=True)
+        print(json.dumps({"seconds": delays, "processor_seconds": processor_seconds(os.getpid()) - begun}), flush=True)
         delays = []
         tick += timedelta(seconds=period)
 

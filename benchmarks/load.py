@@ -6,7 +6,9 @@ A leader starts ten jobs of `every: 200ms` on a PostgreSQL server of its own, an
 without requests, with requests to the standby and with requests to the leader take turns, so that whatever else the
 machine does falls on all of them.  Half of the requests are for /metrics, half for /.  The delay is from the moment at
 which a run was due to its start, as the ledger has it.  Clients, database and replicas share the processors: what the
-requests to the standby cost is what the processors lack, and only the rest is the leader's own.
+requests to the standby cost is what the processors lack, and only the rest is the leader's own.  The price of a request
+is what the standby takes of a processor while it is asked, less what it takes otherwise; it hardly depends on what else
+the machine does.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.bursts import processor_seconds
 from tests.faults.evidence import Books
 from tests.faults.fleet import Fleet
 from tests.servers import PostgresServer
@@ -90,6 +93,7 @@ def _measure(folder: Path, url: str, options: argparse.Namespace) -> None:
     books = Books(url)
     delays: dict[str, list[float]] = {"quiet": [], "standby asked": [], "leader asked": []}
     answers: list[float] = []
+    prices: list[float] = []
     with Fleet(folder, url, JOBS, election={}, http={"enabled": True, "port": 0}) as fleet:
         fleet.start(2)
         leader = fleet.leader()
@@ -97,10 +101,15 @@ def _measure(folder: Path, url: str, options: argparse.Namespace) -> None:
         leader.wait_for("run_started")
         time.sleep(SETTLING_SECONDS)
         for _ in range(options.rounds):
+            before = processor_seconds(standby.pid)
             delays["quiet"] += _delays(books, *_stretch(books, options.seconds))
+            quiet = processor_seconds(standby.pid) - before
             for name, replica in (("standby asked", standby), ("leader asked", leader)):
+                before = processor_seconds(standby.pid)
                 with Load(str(replica.wait_for("service_started")["http"]), options.rate) as load:
                     moments = _stretch(books, options.seconds)
+                if replica is standby:
+                    prices.append((processor_seconds(standby.pid) - before - quiet) / len(load.seconds))
                 delays[name] += _delays(books, *moments)
                 answers += load.seconds
     print(f"{'milliseconds':22} {'n':>6} {'p50':>8} {'p90':>8} {'p99':>8} {'max':>8}")
@@ -110,7 +119,9 @@ def _measure(folder: Path, url: str, options: argparse.Namespace) -> None:
     for name in ("quiet", "standby asked"):
         ratios = [_percentile(delays["leader asked"], at) / _percentile(delays[name], at) for at in (50, 90, 99)]
         print(f"{'leader / ' + name:22} {'':6} " + " ".join(f"{ratio:8.2f}" for ratio in ratios))
-    print(f"{len(answers) / (2 * options.rounds * options.seconds):.0f} requests a second")
+    rate = len(answers) / (2 * options.rounds * options.seconds)
+    price = 1000 * statistics.median(prices)
+    print(f"{rate:.0f} requests a second, each {price:.2f} ms of a processor")
 
 
 def _stretch(books: Books, seconds: float) -> tuple[datetime, datetime]:

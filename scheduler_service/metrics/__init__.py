@@ -63,8 +63,7 @@ class Metrics:
         self._clock = clock
         self._service = service
         self._counts = Counts(())
-        self._text = b""
-        self._text_until = 0.0
+        self._kept = (b"", 0.0)  # a text and until when it is given to whoever asks
         self._writing = threading.Lock()
         self.on_event: Callable[[Event], None] = self._counts.on_event
         self.configure(specs, config_hash)
@@ -75,20 +74,25 @@ class Metrics:
         self._counts.configure(spec.id for spec in specs)
         self._job_count = sum(spec.enabled for spec in specs)
         self._config_hash = config_hash
-        self._text_until = 0.0
+        self._kept = (b"", 0.0)
+
+    def kept(self) -> bytes | None:
+        """Return what a scrape gets, if that was written a moment ago."""
+        text, until = self._kept
+        return text if self._clock.monotonic() < until else None
 
     def text(self) -> bytes:
         """Return what a scrape gets; the same for a moment, however many ask."""
         from scheduler_service.metrics.exposition import text  # noqa: PLC0415  # loads Prometheus' library
 
         with self._writing:
+            if (kept := self.kept()) is not None:
+                return kept
             began = self._clock.monotonic()
-            if began >= self._text_until:
-                self._text = text(self.snapshot())
-                took = self._clock.monotonic() - began
-                kept = min(LONGEST_KEPT_SECONDS, max(KEPT_SECONDS, KEPT_TIMES * took))
-                self._text_until = began + kept
-            return self._text
+            written = text(self.snapshot())
+            took = self._clock.monotonic() - began
+            self._kept = written, began + min(LONGEST_KEPT_SECONDS, max(KEPT_SECONDS, KEPT_TIMES * took))
+            return written
 
     def snapshot(self) -> Mapping[str, _Rows]:
         """Return all metrics of the catalogue as they stand, by name and labels."""

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from scheduler_service.metrics import CONTENT_TYPE
 from scheduler_service.web.auth import require_reader
+from scheduler_service.web.repeating import repeat_while
 from scheduler_service.web.view import View
 
 
@@ -23,7 +24,9 @@ def metrics_routes(view: View) -> APIRouter:
     async def metrics(request: Request) -> Response:
         """Return the metrics in Prometheus' text format, with no question to the database."""
         check(request)
-        text = await to_thread.run_sync(view.parts.metrics.text, limiter=limiter)
+        told = view.parts.metrics
+        text = told.kept() or await to_thread.run_sync(told.text, limiter=limiter)
+        repeat_while(request, lambda: told.kept() is text)
         return Response(text, media_type=CONTENT_TYPE)
 
     return router

@@ -33,6 +33,7 @@ from scheduler_service.watch import Unsettled
 from scheduler_service.web import drawing, watching
 from scheduler_service.web.attention import concerns
 from scheduler_service.web.rendering import HEADERS, Kept, Renderer
+from scheduler_service.web.repeating import repeat_while
 from scheduler_service.web.session import Session, typed_token
 from scheduler_service.web.surveying import Surveyor
 from scheduler_service.web.view import View
@@ -64,7 +65,9 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
             return pages.sign_in(401)
         key = f"{request.url.path}?{request.url.query}"
         # Most of many viewers need no other thread, each of which would wait its turn among those that run jobs.
-        return await kept.get(key, lambda: pages.safely(make))
+        page = await kept.get(key, lambda: pages.safely(make))
+        repeat_while(request, lambda: kept.fresh(key) is page)
+        return page
 
     @router.get("/")
     async def overview(request: Request) -> Response:

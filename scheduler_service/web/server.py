@@ -14,6 +14,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scheduler_service.events import Events
@@ -92,13 +93,14 @@ class Server:
         import uvicorn  # noqa: PLC0415  # see above
 
         from scheduler_service.web.connections import BoundedProtocol  # noqa: PLC0415  # loads uvicorn
+        from scheduler_service.web.repeating import Repeats  # noqa: PLC0415  # loads starlette
 
         # What a client does wrong is told to the client: a log is not for strangers to fill.
         logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
         config = uvicorn.Config(
             self._make_app(),
-            http=BoundedProtocol,
+            http=partial(BoundedProtocol, Repeats()),  # type: ignore[arg-type]  # it is called, and nothing else
             loop="asyncio",
             log_config=None,
             access_log=False,
