@@ -69,10 +69,9 @@ def measure(starts: int, job_count: int) -> Iterator[Figure]:
                 ours.append((seconds, process_figures(replica.pid)["memory, MiB"]))
                 fleet.drain()
                 plains.append(_plain(job_count))
-    seconds, memory = zip(*ours, strict=True)
-    plain_seconds, plain_memory = zip(*plains, strict=True)
-    yield Figure(f"process → elected, {job_count} jobs", "s", seconds, {"p50": MOST_SECONDS}, plain_seconds)
-    yield Figure(f"memory of a leader, {job_count} jobs", "MiB", memory, {"max": MOST_MIB}, plain_memory)
+    seconds, memory = ([[pair[column] for pair in side] for side in (ours, plains)] for column in (0, 1))
+    yield Figure(f"process → elected, {job_count} jobs", "s", seconds[0], {"p50": MOST_SECONDS}, seconds[1])
+    yield Figure(f"memory of a leader, {job_count} jobs", "MiB", memory[0], {"max": MOST_MIB}, memory[1])
 
 
 SERVING = {"http": {"enabled": True, "port": 0}}
