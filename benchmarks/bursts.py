@@ -32,12 +32,16 @@ from pathlib import Path
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from benchmarks.figures import Figure
+from benchmarks.processors import busy_seconds
 from scheduler_service.config.settings import Workers
 from tests.faults.evidence import Books
 from tests.faults.fleet import Fleet
 from tests.servers import PostgresServer
 
 LEAST_PERIOD_SECONDS = 20
+TARGETS = {1000: 100.0, 10_000: 1000.0}  # milliseconds that p99 may be, by how many come due together
+ROUNDS, LARGE_ROUNDS, QUICK_ROUNDS = 5, 2, 1
 SOURCE = """
 import time
 from scheduler_service.context import RunContext
@@ -53,11 +57,19 @@ class Burst:
     processor_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Bursts of ours and of plain APScheduler's, in the order in which they took turns."""
+
+    ours: Sequence[Burst]
+    plains: Sequence[Burst]
+
+
 def main() -> None:
     """Run each size and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, nargs="+", default=[1000, 10_000], help="how many come due together")
-    parser.add_argument("--rounds", type=int, default=5, help="how many bursts of each are counted")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how many bursts of each are counted")
     parser.add_argument("--sqlite", action="store_true", help="on an SQLite file instead of PostgreSQL")
     parser.add_argument("--plain", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -68,16 +80,37 @@ def main() -> None:
     for count in options.jobs:
         with tempfile.TemporaryDirectory(prefix="bursts-") as folder:
             if options.sqlite:
-                _compare(Path(folder), f"sqlite:///{folder}/scheduler.db", count, options.rounds)
+                _print_both(count, compare(Path(folder), f"sqlite:///{folder}/scheduler.db", count, options.rounds))
             else:
                 with PostgresServer() as server:
-                    _compare(Path(folder), server.url, count, options.rounds)
+                    _print_both(count, compare(Path(folder), server.url, count, options.rounds))
 
 
-def _compare(folder: Path, url: str, count: int, rounds: int) -> None:
+def figures(*, quick: bool) -> Iterator[Figure]:
+    """Measure the row of the design that speaks of 1,000 ticks."""
+    return measure(1000, QUICK_ROUNDS if quick else ROUNDS)
+
+
+def large_figures(*, quick: bool) -> Iterator[Figure]:
+    """Measure the row of the design that speaks of 10,000 ticks."""
+    return measure(10_000, QUICK_ROUNDS if quick else LARGE_ROUNDS)
+
+
+def measure(count: int, rounds: int) -> Iterator[Figure]:
+    """Let so many ticks come due together, again and again, on a PostgreSQL server of their own."""
+    with tempfile.TemporaryDirectory(prefix="bursts-") as folder, PostgresServer() as server:
+        found = compare(Path(folder), server.url, count, rounds)
+    delays = [[1000 * one for burst in side for one in burst.seconds] for side in (found.ours, found.plains)]
+    processor = [[burst.processor_seconds for burst in side] for side in (found.ours, found.plains)]
+    yield Figure(f"{count:,} ticks at once → function begins", "ms", delays[0], {"p99": TARGETS[count]}, delays[1])
+    yield Figure(f"{count:,} ticks at once: processor time", "s", processor[0], {}, processor[1])
+
+
+def compare(folder: Path, url: str, count: int, rounds: int) -> Comparison:
+    """Let both live at the same time; count as many bursts of each as there are rounds."""
     (folder / "job.py").write_text(SOURCE)
     period = _period_seconds(count)
-    jobs = {f"job-{number:05}": {"run": "job:nothing", "every": f"{period}s"} for number in range(count)}
+    jobs = {f"burst-{number:05}": {"run": "job:nothing", "every": f"{period}s"} for number in range(count)}
     books = Books(url)
     ours: list[Burst] = []
     plains: list[Burst] = []
@@ -86,22 +119,15 @@ def _compare(folder: Path, url: str, count: int, rounds: int) -> None:
         replica.wait_for("timetable_armed")
         for turn in range(rounds + 1):
             tick = _next_tick(period, 0)
-            begun = processor_seconds(replica.pid)
+            begun = busy_seconds([replica.pid])
             _sleep_until(tick + timedelta(seconds=period // 2 - 2))
             fleet.wait_until(lambda tick=tick: _ended_count(books, tick) == count, 0.5)
-            one = Burst(_delays(books, tick), processor_seconds(replica.pid) - begun)
+            one = Burst(_delays(books, tick), busy_seconds([replica.pid]) - begun)
             other = _read_plain(plain)
             if turn:
                 ours.append(one)
                 plains.append(other)
-    _print(f"{count} ours", ours)
-    _print(f"{count} plain", plains)
-    ratios = [
-        [_cut(one.seconds, at) / _cut(other.seconds, at) for one, other in zip(ours, plains, strict=True)]
-        for at in (50, 90, 99, 100)
-    ]
-    figures = " ".join(f"{statistics.median(one):8.2f}" for one in ratios)
-    print(f"{f'{count} ratio':22} {rounds:7} {figures}", flush=True)
+    return Comparison(ours, plains)
 
 
 def _period_seconds(count: int) -> int:
@@ -130,12 +156,6 @@ def _delays(books: Books, tick: datetime) -> list[float]:
         f" where r.scheduled_at = {at} and a.state = 'succeeded'"
     )
     return [float(result) for (result,) in rows]
-
-
-def processor_seconds(pid: int) -> float:
-    """Return what a process has taken of the processor so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # --- plain APScheduler
@@ -177,9 +197,9 @@ def _be_plain(count: int) -> None:
     scheduler.resume()
     while True:
         due_at = tick.timestamp()
-        begun = processor_seconds(os.getpid())
+        begun = busy_seconds([os.getpid()])
         _sleep_until(tick + timedelta(seconds=period // 2 - 2))
-        print(json.dumps({"seconds": delays, "processor_seconds": processor_seconds(os.getpid()) - begun}), flush=True)
+        print(json.dumps({"seconds": delays, "processor_seconds": busy_seconds([os.getpid()]) - begun}), flush=True)
         delays = []
         tick += timedelta(seconds=period)
 
@@ -190,6 +210,17 @@ def _be_plain(count: int) -> None:
 def _cut(seconds: Sequence[float], percent: int) -> float:
     ordered = sorted(seconds)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+def _print_both(count: int, found: Comparison) -> None:
+    _print(f"{count} ours", found.ours)
+    _print(f"{count} plain", found.plains)
+    ratios = [
+        [_cut(one.seconds, at) / _cut(other.seconds, at) for one, other in zip(found.ours, found.plains, strict=True)]
+        for at in (50, 90, 99, 100)
+    ]
+    figures = " ".join(f"{statistics.median(one):8.2f}" for one in ratios)
+    print(f"{f'{count} ratio':22} {len(found.ours):7} {figures}", flush=True)
 
 
 def _print(name: str, bursts: Sequence[Burst]) -> None:

@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.bursts import processor_seconds
+from benchmarks.processors import busy_seconds
 from tests.faults.evidence import Books
 from tests.faults.fleet import Fleet
 from tests.servers import PostgresServer
@@ -91,7 +91,7 @@ def main() -> None:
 
 def _measure(folder: Path, url: str, options: argparse.Namespace) -> None:
     books = Books(url)
-    delays: dict[str, list[float]] = {"quiet": [], "standby asked": [], "leader asked": []}
+    found: dict[str, list[float]] = {"quiet": [], "standby asked": [], "leader asked": []}
     answers: list[float] = []
     prices: list[float] = []
     with Fleet(folder, url, JOBS, election={}, http={"enabled": True, "port": 0}) as fleet:
@@ -101,23 +101,23 @@ def _measure(folder: Path, url: str, options: argparse.Namespace) -> None:
         leader.wait_for("run_started")
         time.sleep(SETTLING_SECONDS)
         for _ in range(options.rounds):
-            before = processor_seconds(standby.pid)
-            delays["quiet"] += _delays(books, *_stretch(books, options.seconds))
-            quiet = processor_seconds(standby.pid) - before
+            before = busy_seconds([standby.pid])
+            found["quiet"] += delays(books, *_stretch(books, options.seconds))
+            quiet = busy_seconds([standby.pid]) - before
             for name, replica in (("standby asked", standby), ("leader asked", leader)):
-                before = processor_seconds(standby.pid)
+                before = busy_seconds([standby.pid])
                 with Load(str(replica.wait_for("service_started")["http"]), options.rate) as load:
                     moments = _stretch(books, options.seconds)
                 if replica is standby:
-                    prices.append((processor_seconds(standby.pid) - before - quiet) / len(load.seconds))
-                delays[name] += _delays(books, *moments)
+                    prices.append((busy_seconds([standby.pid]) - before - quiet) / len(load.seconds))
+                found[name] += delays(books, *moments)
                 answers += load.seconds
     print(f"{'milliseconds':22} {'n':>6} {'p50':>8} {'p90':>8} {'p99':>8} {'max':>8}")
-    for name, seconds in delays.items():
+    for name, seconds in found.items():
         _print(f"delay, {name}", seconds)
     _print("answers", answers)
     for name in ("quiet", "standby asked"):
-        ratios = [_percentile(delays["leader asked"], at) / _percentile(delays[name], at) for at in (50, 90, 99)]
+        ratios = [percentile(found["leader asked"], at) / percentile(found[name], at) for at in (50, 90, 99)]
         print(f"{'leader / ' + name:22} {'':6} " + " ".join(f"{ratio:8.2f}" for ratio in ratios))
     rate = len(answers) / (2 * options.rounds * options.seconds)
     price = 1000 * statistics.median(prices)
@@ -130,16 +130,18 @@ def _stretch(books: Books, seconds: float) -> tuple[datetime, datetime]:
     return began, books.now()
 
 
-def _delays(books: Books, began: datetime, ended: datetime) -> list[float]:
+def delays(books: Books, began: datetime, ended: datetime) -> list[float]:
+    """Return by how many seconds each run that was due between two moments began late, where it has begun."""
     return [float(seconds) for (seconds,) in books.rows(DELAYS.format(p="{p}", began=began, ended=ended))]
 
 
-def _percentile(seconds: Sequence[float], percent: int) -> float:
+def percentile(seconds: Sequence[float], percent: int) -> float:
+    """Return the value that so many of a hundred do not exceed."""
     return statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1]
 
 
 def _print(name: str, seconds: Sequence[float]) -> None:
-    figures = [*(_percentile(seconds, at) for at in (50, 90, 99)), max(seconds)]
+    figures = [*(percentile(seconds, at) for at in (50, 90, 99)), max(seconds)]
     print(f"{name:22} {len(seconds):6} " + " ".join(f"{1000 * one:8.1f}" for one in figures), flush=True)
 
 

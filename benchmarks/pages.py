@@ -34,7 +34,8 @@ from scheduler_service.web import Server, View, view_of
 from scheduler_service.web.app import create_app
 from tests.servers import PostgresServer
 
-FILL_SECONDS = 1800.0
+FILL_SECONDS = 7200.0
+SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "4GB"}  # of a server that shall hold a long history
 _numbers = itertools.count()
 
 # Every job has run about once in ten minutes: the newest tick of all jobs is now, and their runs alternate.
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--explain", action="store_true", help="print the plans of the statements")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pages-") as folder, _database(options.url) as url:
-        _fill(url, options.jobs, options.runs)
+        fill(url, options.jobs, options.runs)
         view = _view(Path(folder), url)
         server = Server(lambda: create_app(view), host="127.0.0.1", port=0, events=view.parts.events, close=view.close)
         server.start()
@@ -146,11 +147,12 @@ def _database(url: str | None) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    with PostgresServer({"shared_buffers": "256MB", "max_wal_size": "4GB"}) as server:
+    with PostgresServer(SETTINGS) as server:
         yield server.url
 
 
-def _fill(url: str, jobs: int, runs: int) -> None:
+def fill(url: str, jobs: int, runs: int) -> None:
+    """Fill an empty database; one that has runs is left as it is."""
     database = Database(url, statement_seconds=FILL_SECONDS)
     tables.upgrade(database)
     with database.connect() as connection:
@@ -184,19 +186,20 @@ def _measure(view: View, address: Any, options: argparse.Namespace) -> None:
     }
     print(f"{'milliseconds':20} {'first':>8} {'p50':>8} {'p99':>8} {'max':>8} {'bytes':>9}")
     for name, path in CALLS.items():
-        ask = _asker(address, path.format(**names))
-        first, (status, size) = _timed(ask)
+        ask = asker(address, path.format(**names))
+        first, (status, size) = timed(ask)
         if status >= 400 and name != "unknown job":
             print(f"{name:20} answered {status}")
-        took = sorted(_timed(ask)[0] for _ in range(options.calls))
+        took = sorted(timed(ask)[0] for _ in range(options.calls))
         figures = (first, statistics.median(took), took[int(len(took) * 0.99) - 1], took[-1])
         print(f"{name:20} " + " ".join(f"{one * 1000:8.1f}" for one in figures) + f" {size:9,}")
     if options.explain:
         for name, path in CALLS.items():
-            _explain(view, name, _asker(address, path.format(**names)))
+            _explain(view, name, asker(address, path.format(**names)))
 
 
-def _asker(address: Any, path: str) -> Callable[[], tuple[int, int]]:
+def asker(address: Any, path: str) -> Callable[[], tuple[int, int]]:
+    """Return what makes a call and returns status and length of the answer; `{fresh}` is another number each time."""
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
 
     def ask() -> tuple[int, int]:
@@ -207,7 +210,8 @@ def _asker(address: Any, path: str) -> Callable[[], tuple[int, int]]:
     return ask
 
 
-def _timed(ask: Callable[[], tuple[int, int]]) -> tuple[float, tuple[int, int]]:
+def timed(ask: Callable[[], tuple[int, int]]) -> tuple[float, tuple[int, int]]:
+    """Make a call; return how many seconds it took, and its answer."""
     began = time.perf_counter()
     answer = ask()
     return time.perf_counter() - began, answer

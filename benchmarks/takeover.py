@@ -11,16 +11,19 @@ as the ledger has it (`decided_at`), and in a second column to its election (`ac
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.figures import Figure
+from tests.chaos.report import distribution
 from tests.faults.evidence import Books
 from tests.faults.fleet import Fleet, Replica
 from tests.servers import PostgresServer
 
 REPLICAS = 3
+TRIALS, QUICK_TRIALS = 20, 2
+TARGET = {"p50": 20.0, "p99": 100.0}  # milliseconds
 JOBS = {
     f"job-{number:02}": {"run": "tally:nothing", "every": "1s", "offset": f"{10 * number}ms"} for number in range(100)
 }
@@ -29,38 +32,46 @@ JOBS = {
 def main() -> None:
     """Run both series and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=20, help="how often the leader is hurt in each series")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="how often the leader is hurt in each series")
     parser.add_argument("--sqlite", action="store_true", help="on one SQLite file; a killed leader's lease must expire")
     options = parser.parse_args()
     print(f"{'milliseconds from':20} {'to':20} {'n':>4} {'min':>8} {'p50':>8} {'p90':>8} {'p99':>8} {'max':>8}")
     with tempfile.TemporaryDirectory(prefix="takeover-") as folder:
         if options.sqlite:
-            _series(Path(folder), f"sqlite:///{folder}/scheduler.db", options.trials)
+            _print_all(Path(folder), f"sqlite:///{folder}/scheduler.db", options.trials)
         else:
             with PostgresServer() as server:
-                _series(Path(folder), server.url, options.trials)
+                _print_all(Path(folder), server.url, options.trials)
 
 
-def _series(folder: Path, url: str, trials: int) -> None:
+def figures(*, quick: bool) -> Iterator[Figure]:
+    """Measure the rows of the design that speak of a leader's end."""
+    with tempfile.TemporaryDirectory(prefix="takeover-") as folder, PostgresServer() as server:
+        for signal_name, elected, settled in series(Path(folder), server.url, QUICK_TRIALS if quick else TRIALS):
+            of_settling = TARGET if signal_name == "kill -9" else {}
+            of_election = TARGET if signal_name == "SIGTERM" else {}
+            yield Figure(f"{signal_name} → next leader elected", "ms", _milliseconds(elected), of_election)
+            yield Figure(f"{signal_name} → its first settled tick", "ms", _milliseconds(settled), of_settling)
+
+
+def series(folder: Path, url: str, trials: int) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Give by signal the seconds to each election, and those to the first tick that the elected one settled."""
     books = Books(url)
     with Fleet(folder, url, JOBS, election={}) as fleet:
         fleet.start(REPLICAS)
         for signal_name, hurt in (("kill -9", Replica.kill), ("SIGTERM", Replica.terminate)):
-            elected, settled = [], []
-            for _ in range(trials):
-                to_election, to_settling = _trial(fleet, books, hurt)
-                elected.append(to_election)
-                settled.append(to_settling)
-            _print(signal_name, "next leader", elected)
-            _print(signal_name, "first settled tick", settled)
+            pairs = [trial(fleet, books, hurt, REPLICAS - 1) for _ in range(trials)]
+            elected, settled = ([one[column] for one in pairs] for column in (0, 1))
+            yield signal_name, elected, settled
 
 
-def _trial(fleet: Fleet, books: Books, hurt: Callable[[Replica], None]) -> tuple[float, float]:
+def trial(fleet: Fleet, books: Books, hurt: Callable[[Replica], None], standby_count: int) -> tuple[float, float]:
+    """End the leader and start another replica; return the seconds to the election and to the first settled tick."""
     leader = fleet.leader()
     term = fleet.term(leader)
     # A fault follows the next only when the replicas know the leader, watch its session, and it has settled.
     fleet.wait_until(lambda: books.first_decision(leader.instance))
-    fleet.wait_until(lambda: _watching(books) == REPLICAS - 1)
+    fleet.wait_until(lambda: _watching(books, standby_count) == standby_count)
     began = books.now()
     hurt(leader)
     successor = fleet.next_leader(term)
@@ -73,23 +84,27 @@ def _trial(fleet: Fleet, books: Books, hurt: Callable[[Replica], None]) -> tuple
     return (acquired - began).total_seconds(), (first - began).total_seconds()
 
 
-def _watching(books: Books) -> int:
+def _watching(books: Books, standby_count: int) -> int:
     if books.on_sqlite:
-        return REPLICAS - 1
+        return standby_count
     ((count,),) = books.rows("select count(*) from pg_locks where locktype = 'advisory' and not granted")
     return int(count)
 
 
+def _milliseconds(seconds: Sequence[float]) -> list[float]:
+    return [1000 * one for one in seconds]
+
+
+def _print_all(folder: Path, url: str, trials: int) -> None:
+    for signal_name, elected, settled in series(folder, url, trials):
+        _print(signal_name, "next leader", elected)
+        _print(signal_name, "first settled tick", settled)
+
+
 def _print(signal_name: str, event: str, seconds: Sequence[float]) -> None:
-    ordered = sorted(1000 * one for one in seconds)
-
-    def percentile(percent: int) -> float:
-        if len(ordered) == 1:
-            return ordered[0]
-        return statistics.quantiles(ordered, n=100, method="inclusive")[percent - 1]
-
-    figures = (ordered[0], percentile(50), percentile(90), percentile(99), ordered[-1])
-    print(f"{signal_name:20} {event:20} {len(ordered):4} " + " ".join(f"{one:8.1f}" for one in figures), flush=True)
+    found = distribution(_milliseconds(seconds))
+    shown = " ".join(f"{found[one]:8.1f}" for one in ("min", "p50", "p90", "p99", "max"))
+    print(f"{signal_name:20} {event:20} {len(seconds):4} {shown}", flush=True)
 
 
 if __name__ == "__main__":

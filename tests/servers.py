@@ -55,11 +55,12 @@ class ServerError(RuntimeError):
 class PostgresServer:
     """A cluster of our own; a context manager that starts it and leaves nothing behind.
 
-    `settings` are those of postgresql.conf.  The superuser is `postgres`, without a password.
+    `settings` are those of postgresql.conf.  The superuser is `postgres`, without a password.  What will grow to
+    gigabytes is better not kept `in_memory`.
     """
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="scheduler-postgres-", dir=_memory()))
+    def __init__(self, settings: Mapping[str, str] | None = None, *, in_memory: bool = True) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="scheduler-postgres-", dir=_memory() if in_memory else None))
         self.data = self.folder / "data"
         self.log_path = self.folder / "server.log"
         self.port = free_port()

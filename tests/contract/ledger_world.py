@@ -26,9 +26,10 @@ def specs(*job_ids: str, **changes: Any) -> list[JobSpec]:
 class World:
     """One ledger, with a leader."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, lock_id: int = LOCK) -> None:
         self.database = database
-        self.ledger: Ledger = open_ledger(database, LOCK)
+        self.lock_id = lock_id
+        self.ledger: Ledger = open_ledger(database, lock_id)
         self.lease = self.elect(ME, 1)
 
     def execute(self, statement: Any) -> Any:
@@ -44,7 +45,7 @@ class World:
         self.execute(delete(leader_lease))
         self.execute(
             insert(leader_lease).values(
-                id=LOCK,
+                id=self.lock_id,
                 leader_id=leader_id,
                 term=term,
                 created_at=now,
@@ -52,7 +53,7 @@ class World:
                 lease_seconds=3600,
             )
         )
-        return Lease(LOCK, leader_id, term, now, float("inf"))
+        return Lease(self.lock_id, leader_id, term, now, float("inf"))
 
     def adopt(self, *job_ids: str, back: timedelta = timedelta(hours=1), **changes: Any) -> dict[str, JobState]:
         """Adopt jobs that were last settled `back` ago."""

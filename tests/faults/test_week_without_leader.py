@@ -12,8 +12,8 @@ import pytest
 
 from tests.faults.evidence import EPOCH, Books
 from tests.faults.fleet import Fleet
+from tests.faults.weeks import WEEK, jobs_of_a_week, move_back
 
-WEEK = timedelta(days=7)
 EVERY, HOURLY, DAILY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
@@ -22,12 +22,12 @@ def test_a_week_without_a_leader_is_settled_at_once_and_replays_nothing(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     books = Books(request.getfixturevalue(kind))
-    jobs = _thousand_jobs()
+    jobs = jobs_of_a_week(1000)
     with Fleet(tmp_path, request.getfixturevalue(kind), jobs, election={}) as fleet:
         fleet.start()
         fleet.wait_until(lambda: _count(books, "job_state") == len(jobs))
         fleet.drain()
-        _move_back(books)
+        move_back(books)
 
         (replica,) = fleet.start()
         term = fleet.term(replica)
@@ -42,25 +42,6 @@ def test_a_week_without_a_leader_is_settled_at_once_and_replays_nothing(
         problems = [problem for job in jobs for problem in _problems(job, jobs[job], rows[job], books, elected_at)]
         assert not problems, "\n".join(problems[:20])
         print(f"\n{kind}: {len(jobs)} jobs, {sum(map(len, rows.values()))} rows; {_times(books, elected_at)}")
-
-
-def _thousand_jobs() -> dict[str, Any]:
-    jobs = {}
-    for number in range(1000):
-        minute, hour = number % 60, number % 24
-        expression = ("* * * * *", f"{minute} * * * *", f"{minute} {hour} * * *")[number % 3]
-        catch_up = ("latest", "latest", "latest", "all", "none")[number % 5]
-        jobs[f"job-{number:03}"] = {"run": "tally:nothing", "cron": expression, "catch_up": catch_up}
-    return jobs
-
-
-def _move_back(books: Books) -> None:
-    week = "604800000000" if books.on_sqlite else "interval '7 days'"
-    columns = ("settled_until", "accountable_from", "present_at")
-    moved = ", ".join(f"{column} = {column} - {week}" for column in columns)
-    books.execute(f"update {{p}}job_state set {moved}")
-    # What was decided in the moment before lies inside that week.
-    books.execute("delete from {p}run")
 
 
 def _rows(books: Books) -> Mapping[str, list[tuple[datetime, datetime, str, str]]]:

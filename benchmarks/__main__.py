@@ -1,0 +1,61 @@
+"""Measure what the design names, beside plain APScheduler, and print it as one table.
+
+    python -m benchmarks [--quick] [--only NAME …] [--json FILE] [--page FILE]
+
+Each name stands for one measurement, a real server of its own and real replicas, and gives some rows.  With --json the
+rows are written to FILE, after each measurement; rows that FILE has from others stay, so that a long run can be done in
+parts.  --page puts the table of FILE into a page, between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from benchmarks import bursts, idle, launches, silence, takeover, week
+from benchmarks.figures import Figure, machine, table
+from benchmarks.records import Record, put_into
+
+EXPERIMENTS: Mapping[str, Callable[..., Iterator[Figure]]] = {
+    "takeover": takeover.figures,
+    "silence": silence.figures,
+    "bursts": bursts.figures,
+    "large-bursts": bursts.large_figures,
+    "week": week.figures,
+    "idle": idle.figures,
+    "launch": launches.figures,
+}
+
+NOT_QUICK = ("large-bursts",)  # minutes, whatever is left out of it
+
+
+def main() -> None:
+    """Do what the options say."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"few trials, about two minutes, and figures to match; without {', '.join(NOT_QUICK)} unless --only asks",
+    )
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE, and keep its other rows")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between the marks of this page")
+    options = parser.parse_args()
+    try:
+        record = Record.read(options.json, machine())
+    except ValueError as error:
+        parser.error(str(error))
+    for name in options.only or [name for name in EXPERIMENTS if not (options.quick and name in NOT_QUICK)]:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        record.replace(name, [figure.row() for figure in EXPERIMENTS[name](quick=options.quick)], options.quick)
+        record.write()
+    rows = record.rows(EXPERIMENTS)
+    print(table(rows))
+    if options.page is not None:
+        put_into(options.page, "python -m benchmarks", f"{record.described()}\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()

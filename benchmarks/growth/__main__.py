@@ -1,0 +1,55 @@
+"""Measure how one thing grows, and print a table of it.
+
+    python -m benchmarks.growth {jobs,ticks,replicas,rows} [--sizes N …] [--json FILE] [--page FILE] [--picture FILE]
+
+Rows that FILE has of other sizes and subjects stay, so that a long series can be measured in parts; without any size
+(`--sizes` alone) nothing is measured, and what FILE has is shown.  --page puts the table into a page, between its two
+marks; --picture draws it as SVG.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.figures import machine
+from benchmarks.growth import jobs, replicas, rows, ticks
+from benchmarks.growth.curves import Subject, merged, picture, table
+from benchmarks.records import Record, put_into
+
+SUBJECTS: Mapping[str, Subject] = {
+    one.name: one for one in (jobs.SUBJECT, ticks.SUBJECT, replicas.SUBJECT, rows.SUBJECT)
+}
+
+
+def main() -> None:
+    """Do what the options say."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.splitlines()[0])
+    parser.add_argument("subject", choices=SUBJECTS)
+    parser.add_argument("--sizes", type=int, nargs="*", metavar="N", help="instead of those that are usual")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE, and keep its other rows")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between the marks of this page")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the table as SVG")
+    options = parser.parse_args()
+    try:
+        record = Record.read(options.json, machine())
+    except ValueError as error:
+        parser.error(str(error))
+    subject = SUBJECTS[options.subject]
+    for size in subject.sizes if options.sizes is None else options.sizes:
+        print(f"{size:,} {subject.what} …", file=sys.stderr, flush=True)
+        measured = subject.measure(size)
+        record.replace(subject.name, merged(record.rows([subject.name]), size, measured), quick=False)
+        record.write()
+    found = record.rows([subject.name])
+    print(table(subject, found))
+    if options.page is not None:
+        put_into(options.page, f"python -m benchmarks.growth {subject.name}", table(subject, found))
+    if options.picture is not None:
+        options.picture.write_text(picture(subject, found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""How a start, a takeover, a sweep and the overview grow with the number of jobs.
+
+All jobs but ten come due once a day; the ten come due every 100 ms, one every 10 ms.  Their delays over more than a
+minute show what the sweep that settles all jobs once a minute costs the others.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.figures import MEASURES
+from benchmarks.growth.curves import Measured, Subject
+from benchmarks.launches import SERVING, daily, launch
+from benchmarks.load import delays, percentile
+from benchmarks.pages import asker, timed
+from benchmarks.processors import busy_seconds
+from benchmarks.takeover import trial
+from tests.chaos.sampling import process_figures
+from tests.faults.evidence import Books
+from tests.faults.fleet import Fleet, Replica
+from tests.servers import PostgresServer
+
+TRIALS, CALLS = 3, 5
+SWEEP_SECONDS = 65.0
+START_SECONDS = 200.0  # 100,000 jobs are read, checked and adopted
+PROMPT = {
+    f"prompt-{number}": {"run": "tally:nothing", "every": "100ms", "offset": f"{10 * number}ms"} for number in range(10)
+}
+
+
+def measure(count: int) -> Measured:
+    """Start replicas with so many jobs."""
+    jobs = {**daily(count - len(PROMPT)), **PROMPT}
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="growth-") as folder, PostgresServer() as server:
+        books = Books(server.url)
+        with Fleet(Path(folder), server.url, jobs, election={}, **SERVING) as fleet:
+            replica, _ = launch(fleet, START_SECONDS)  # adds the jobs, which is done once
+            _await_settled(fleet, books, replica)
+            fleet.drain()
+            replica, found["process → elected, s"] = launch(fleet, START_SECONDS)
+            found["elected → all settled, s"] = _await_settled(fleet, books, replica)
+            page = asker(urlsplit(str(replica.wait_for("service_started")["http"])), "/?fresh={fresh}")
+            took = [timed(page)[0] for _ in range(CALLS)]
+            found["overview page, p50, ms"] = 1000 * statistics.median(took)
+            found["memory of the leader, MiB"] = process_figures(replica.pid)["memory, MiB"]
+            began, busy = books.now(), busy_seconds([replica.pid])
+            time.sleep(SWEEP_SECONDS)
+            ended = books.now()
+            found["processor, 100 ticks a second, %"] = 100 * (busy_seconds([replica.pid]) - busy) / SWEEP_SECONDS
+            late = delays(books, began, ended)
+            for name, figure in zip(MEASURES, (percentile(late, 50), percentile(late, 99), max(late)), strict=True):
+                found[f"tick → start over a sweep, {name}, ms"] = 1000 * figure
+            standby = fleet.launch()
+            fleet.wait_until(
+                lambda: any(who is standby for who, _ in fleet.said("leader_observed")), limit_seconds=START_SECONDS
+            )
+            trials = [trial(fleet, books, Replica.kill, 1) for _ in range(TRIALS)]
+            found["kill -9 → first settled tick, p50, ms"] = 1000 * statistics.median(settled for _, settled in trials)
+    return found
+
+
+def _await_settled(fleet: Fleet, books: Books, replica: Replica) -> float:
+    """Wait until every job is settled past the election; return how many seconds that took."""
+    elected_at = books.elected_at(replica.instance)
+    fleet.wait_until(
+        lambda: (until := books.settled_until()) is not None and until > elected_at, limit_seconds=START_SECONDS
+    )
+    return (books.now() - elected_at).total_seconds()
+
+
+SUBJECT = Subject("jobs", "jobs", (10, 100, 1000, 10_000, 100_000), measure)

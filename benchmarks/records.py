@@ -1,0 +1,67 @@
+"""Rows of figures in a JSON file that is measured part by part, and tables of them in pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from benchmarks.figures import Row
+
+
+@dataclass
+class Record:
+    """What was measured on one machine: by name of the measurement, when and which rows."""
+
+    machine: Mapping[str, Any]
+    path: Path | None = None
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path | None, machine: Mapping[str, Any]) -> Self:
+        """Return what a file holds, nothing if there is none; ValueError if it is of another machine."""
+        if path is None or not path.exists():
+            return cls(machine, path)
+        found = json.loads(path.read_text())
+        if found["machine"] != dict(machine):
+            raise ValueError(
+                f"{path} was measured on {found['machine']}, and this is {dict(machine)}: figures of both in one file"
+                " would be compared; remove it, or name another file"
+            )
+        return cls(machine, path, found["parts"])
+
+    def replace(self, name: str, rows: Sequence[Row], quick: bool) -> None:
+        """Take the rows of a measurement that has just been made."""
+        at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self.parts[name] = {"measured_at": at, "quick": quick, "rows": [dict(row) for row in rows]}
+
+    def rows(self, names: Iterable[str]) -> list[Row]:
+        """Return the rows of these measurements, in this order."""
+        return [row for name in names if name in self.parts for row in self.parts[name]["rows"]]
+
+    def write(self) -> None:
+        """Write everything to the file, if there is one."""
+        if self.path is not None:
+            self.path.write_text(json.dumps({"machine": dict(self.machine), "parts": self.parts}, indent=1) + "\n")
+
+    def described(self) -> str:
+        """Say in a sentence where and when this was measured."""
+        one = self.machine
+        days = sorted({part["measured_at"][:10] for part in self.parts.values()})
+        when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        return (
+            f"{one['cores']} cores of {one['processor']}, {one['memory_gib']} GiB, {one['system']}, Python"
+            f" {one['python']}, PostgreSQL {one['postgresql']}, APScheduler {one['apscheduler']}; {when}."
+        )
+
+
+def put_into(page: Path, mark: str, text: str) -> None:
+    """Put text between the marks `<!-- mark -->` and `<!-- /mark -->` of a page; ValueError if it lacks them."""
+    before, _, rest = page.read_text().partition(f"<!-- {mark} -->\n")
+    _, _, after = rest.partition(f"<!-- /{mark} -->")
+    if not after:
+        raise ValueError(f"{page} has no <!-- {mark} --> with a <!-- /{mark} --> behind it")
+    page.write_text(f"{before}<!-- {mark} -->\n{text}\n<!-- /{mark} -->{after}")
