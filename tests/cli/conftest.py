@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from scheduler_service.cli import commands
+from tests import forked
 
 PROCESS_SECONDS = 60
 
@@ -61,16 +62,23 @@ def process() -> Command:
     """Runs a command as a process of its own."""
 
     def call(*arguments: object, folder: Path, exit_code: int | None = 0, **environment: str) -> Answered:
-        done = subprocess.run(
-            [sys.executable, "-m", "scheduler_service", *map(str, arguments)],
-            cwd=folder,
-            env=process_environment(**environment),
-            capture_output=True,
-            text=True,
-            timeout=PROCESS_SECONDS,
-            check=False,
-        )
-        answered = Answered(done.returncode, done.stdout, done.stderr)
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            done = forked.start(
+                tuple(map(str, arguments)),
+                folder,
+                process_environment(**environment),
+                stdout=out.fileno(),
+                stderr=err.fileno(),
+            )
+            try:
+                code = done.wait(PROCESS_SECONDS)
+            except subprocess.TimeoutExpired:
+                done.kill()
+                done.wait()
+                raise
+            out.seek(0)
+            err.seek(0)
+            answered = Answered(code, out.read(), err.read())
         assert exit_code is None or answered.code == exit_code, answered
         return answered
 
