@@ -26,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -142,6 +143,22 @@ def start(
         streams = [nowhere.fileno() if one == subprocess.DEVNULL else one for one in (nowhere.fileno(), stdout, stderr)]
         request = {"arguments": list(arguments), "folder": str(folder), "environment": dict(environment)}
         return _template().fork(request, streams)
+
+
+def run(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], seconds: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a command and return what it said; TimeoutExpired if it does not end within `seconds`."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = start(arguments, folder, environment, stdout=out.fileno(), stderr=err.fileno())
+        try:
+            code = process.wait(seconds)
+        finally:
+            process.kill()
+            process.wait()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
 
 
 @functools.cache

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,23 +60,8 @@ def process() -> Command:
     """Runs a command as a process of its own."""
 
     def call(*arguments: object, folder: Path, exit_code: int | None = 0, **environment: str) -> Answered:
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            done = forked.start(
-                tuple(map(str, arguments)),
-                folder,
-                process_environment(**environment),
-                stdout=out.fileno(),
-                stderr=err.fileno(),
-            )
-            try:
-                code = done.wait(PROCESS_SECONDS)
-            except subprocess.TimeoutExpired:
-                done.kill()
-                done.wait()
-                raise
-            out.seek(0)
-            err.seek(0)
-            answered = Answered(code, out.read(), err.read())
+        done = forked.run(tuple(map(str, arguments)), folder, process_environment(**environment), PROCESS_SECONDS)
+        answered = Answered(done.returncode, done.stdout, done.stderr)
         assert exit_code is None or answered.code == exit_code, answered
         return answered
 
