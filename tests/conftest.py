@@ -11,6 +11,7 @@ import pytest
 
 from scheduler_service import tables
 from scheduler_service.database import Database
+from tests.forked import fork_from_now_on
 from tests.servers import PostgresServer, SharedServer, find_server
 from tests.story import Story
 
@@ -44,6 +45,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out[marker] = len(chosen)
             config.hook.pytest_deselected(items=chosen)
             items[:] = [item for item in items if not item.get_closest_marker(marker)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start replicas as people do in tests that may take their time, and sooner in all others."""
+    fork_from_now_on(item.get_closest_marker("long") is None)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

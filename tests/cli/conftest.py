@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from scheduler_service.cli import commands
+from tests import forked
 
 PROCESS_SECONDS = 60
 
@@ -61,15 +60,7 @@ def process() -> Command:
     """Runs a command as a process of its own."""
 
     def call(*arguments: object, folder: Path, exit_code: int | None = 0, **environment: str) -> Answered:
-        done = subprocess.run(
-            [sys.executable, "-m", "scheduler_service", *map(str, arguments)],
-            cwd=folder,
-            env=process_environment(**environment),
-            capture_output=True,
-            text=True,
-            timeout=PROCESS_SECONDS,
-            check=False,
-        )
+        done = forked.run(tuple(map(str, arguments)), folder, process_environment(**environment), PROCESS_SECONDS)
         answered = Answered(done.returncode, done.stdout, done.stderr)
         assert exit_code is None or answered.code == exit_code, answered
         return answered

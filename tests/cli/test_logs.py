@@ -122,9 +122,7 @@ def test_the_format_decides_how_it_is_told(tmp_path: Path, sqlite_url: str, form
         if json_lines:
             fleet.start()
         else:
-            from tests.faults.fleet import COMMAND, Replica
-
-            fleet.replicas.append(Replica(fleet, 1, (*COMMAND, str(fleet.config_path)), {}))
+            fleet.launch()
             fleet.wait_until(lambda: replica_text.exists() and " leader_elected " in replica_text.read_text())
         fleet.drain()
         lines = replica_text.read_text().splitlines()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
+from tests import forked
 from tests.cli.conftest import PROCESS_SECONDS, Answered, Command, process_environment
 from tests.cli.test_run import Replica
 from tests.servers import PostgresServer
@@ -35,6 +35,41 @@ def main(whom: str) -> str:
     print(f"hello {whom}")
     return whom.upper()
 """
+
+
+class Asking:
+    """A command that goes on, and what it tells meanwhile on stderr."""
+
+    def __init__(self, words: Sequence[str], folder: Path) -> None:
+        told, stderr = os.pipe()
+        self._told = os.fdopen(told)
+        self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by `close`
+        self.process = forked.start(words, folder, process_environment(), stdout=self._out.fileno(), stderr=stderr)
+        os.close(stderr)
+
+    def read_until(self, beginning: str) -> list[str]:
+        """Read what is told up to the line that begins so."""
+        told = [self._told.readline()]
+        while not told[-1].startswith(beginning):
+            assert told[-1], told
+            told.append(self._told.readline())
+        return told
+
+    def answered(self) -> Answered:
+        """Return what it said once it has ended, but for what was read."""
+        err = self._told.read()
+        code = self.process.wait(PROCESS_SECONDS)
+        self._out.seek(0)
+        return Answered(code, self._out.read(), err)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait(PROCESS_SECONDS)
+        self._told.close()
+        self._out.close()
 
 
 class Service:
@@ -66,16 +101,9 @@ class Service:
         """Ask as a process of its own, in a folder that has nothing."""
         return self._process(*words, *self._place, folder=self.empty)
 
-    def asking(self, *words: str) -> subprocess.Popen[str]:
+    def asking(self, *words: str) -> Asking:
         """Begin to ask; the answer is to be read."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "scheduler_service", *words, *self._place],
-            cwd=self.empty,
-            env=process_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return Asking((*words, *self._place), self.empty)
 
     def run(self, run_id: int) -> dict[str, Any]:
         document: dict[str, Any] = self.ask("runs", "show", run_id, "--json").document
@@ -163,17 +191,13 @@ def test_a_disabled_job_can_be_triggered(service: Service) -> None:
 
 def test_whoever_stops_waiting_leaves_the_run_going(service: Service) -> None:
     service.start()
-    waiting = service.asking("trigger", "patient", "--wait")
-    try:
-        told = read_until(waiting, "started on ")
-        waiting.send_signal(signal.SIGINT)
-        _, err = waiting.communicate(timeout=PROCESS_SECONDS)
-    finally:
-        waiting.kill()
-        waiting.wait(PROCESS_SECONDS)
-    assert waiting.returncode == 130
-    assert " goes on: `scheduler-service runs show " in err
-    assert "Traceback" not in err
+    with service.asking("trigger", "patient", "--wait") as waiting:
+        told = waiting.read_until("started on ")
+        waiting.process.send_signal(signal.SIGINT)
+        answered = waiting.answered()
+    assert answered.code == 130
+    assert " goes on: `scheduler-service runs show " in answered.err
+    assert "Traceback" not in answered.err
     run_id = int(told[0].split()[1])
     assert service.state(run_id) == "running"
     service.let_go()
@@ -182,19 +206,15 @@ def test_whoever_stops_waiting_leaves_the_run_going(service: Service) -> None:
 
 def test_whoever_waits_outlasts_a_restart_of_the_database(hurt: Service, own_server: PostgresServer) -> None:
     hurt.start()
-    waiting = hurt.asking("trigger", "patient", "--wait", "--json")
-    try:
-        read_until(waiting, "started on ")
+    with hurt.asking("trigger", "patient", "--wait", "--json") as waiting:
+        waiting.read_until("started on ")
         own_server.stop("immediate")
-        read_until(waiting, "the database does not answer (")
+        waiting.read_until("the database does not answer (")
         hurt.let_go()
         own_server.start()
-        out, err = waiting.communicate(timeout=PROCESS_SECONDS)
-    finally:
-        waiting.kill()
-        waiting.wait(PROCESS_SECONDS)
-    assert waiting.returncode == 0, err
-    assert Answered(0, out, err).document["state"] == "succeeded"
+        answered = waiting.answered()
+    assert answered.code == 0, answered.err
+    assert answered.document["state"] == "succeeded"
 
 
 def test_a_paused_job_starts_nothing_until_it_is_resumed(service: Service) -> None:
@@ -234,22 +254,18 @@ def test_a_waiting_run_is_cancelled_at_once(service: Service) -> None:
 
 def test_a_run_that_goes_on_is_stopped_and_whoever_waits_for_it_is_told_who_asked(service: Service) -> None:
     service.start()
-    waiting = service.asking("trigger", "patient", "--wait", "--json")
-    try:
-        run_id = int(read_until(waiting, "run ")[0].split()[1])
-        read_until(waiting, "started on ")
+    with service.asking("trigger", "patient", "--wait", "--json") as waiting:
+        run_id = int(waiting.read_until("run ")[0].split()[1])
+        waiting.read_until("started on ")
 
-        answered = service.ask("cancel", run_id, "--by", "ann")
+        cancelled = service.ask("cancel", run_id, "--by", "ann")
 
-        out, err = waiting.communicate(timeout=PROCESS_SECONDS)
-    finally:
-        waiting.kill()
-        waiting.wait(PROCESS_SECONDS)
-    assert answered.out.startswith(f"run {run_id} of patient is asked to stop, since ")
-    assert waiting.returncode == 1
-    document = Answered(1, out, err).document
+        answered = waiting.answered()
+    assert cancelled.out.startswith(f"run {run_id} of patient is asked to stop, since ")
+    assert answered.code == 1
+    document = answered.document
     assert (document["state"], document["cancel_requested_by"], document["attempt"]) == ("cancelled", "ann", 1)
-    assert err.splitlines()[-1].endswith(", asked for by ann")
+    assert answered.err.splitlines()[-1].endswith(", asked for by ann")
 
 
 def test_the_leader_hands_over_when_it_is_asked_to(service: Service) -> None:
@@ -277,18 +293,10 @@ def test_a_lone_leader_that_is_asked_to_resign_leads_again(service: Service) -> 
 
 def test_many_who_trigger_with_one_key_at_once_get_one_run(service: Service) -> None:
     service.start()
-    asking = [service.asking("trigger", "greet", "--wait", "--key", "once", "--json") for _ in range(4)]
-    outs = [one.communicate(timeout=PROCESS_SECONDS)[0] for one in asking]
-    assert [one.returncode for one in asking] == [0] * 4
-    assert len({Answered(0, out, "").document["id"] for out in outs}) == 1
+    with contextlib.ExitStack() as asked:
+        words = ("trigger", "greet", "--wait", "--key", "once", "--json")
+        asking = [asked.enter_context(service.asking(*words)) for _ in range(4)]
+        answers = [one.answered() for one in asking]
+    assert [answered.code for answered in answers] == [0] * 4
+    assert len({answered.document["id"] for answered in answers}) == 1
     assert len(service.ask("runs", "greet", "--json").document) == 1
-
-
-def read_until(process: subprocess.Popen[str], beginning: str) -> list[str]:
-    """Read what is told on stderr up to the line that begins so."""
-    assert process.stderr is not None
-    told = [process.stderr.readline()]
-    while not told[-1].startswith(beginning):
-        assert told[-1], told
-        told.append(process.stderr.readline())
-    return told

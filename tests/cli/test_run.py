@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.cli.conftest import PROCESS_SECONDS, Command, process_environment
 from tests.waiting import wait_until
 
@@ -38,14 +37,7 @@ class Replica:
     def __init__(self, folder: Path, name: str) -> None:
         self._log = folder / f"{name}.log"
         with self._log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "scheduler_service", "run"],
-                cwd=folder,
-                env=process_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stream,
-            )
+            self.process = forked.start(("run",), folder, process_environment(), stderr=stream.fileno())
 
     @property
     def log(self) -> str:

@@ -15,17 +15,16 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tests import forked
+
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 60.0  # for whatever is awaited: slow machines shall not break a test
-COMMAND = (sys.executable, "-m", "scheduler_service", "run", "-c")
 FAST_ELECTION = {
     "lease_duration": "3s",
     "renewal_interval": "700ms",
@@ -41,19 +40,16 @@ Entry = Mapping[str, Any]
 class Replica:
     """One `scheduler-service run`."""
 
-    def __init__(self, fleet: Fleet, number: int, command: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    def __init__(self, fleet: Fleet, number: int, environment: Mapping[str, str], within: Sequence[str] = ()) -> None:
         self.number = number
         self.allowed_code: int | None = None  # the exit code that was provoked; None while it shall live
         self._log_path = fleet.folder / f"replica-{number}.log"
         self._fleet = fleet
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+        self._log, stderr = os.pipe()
+        self.process = forked.start(
+            ("run", "-c", str(fleet.config_path)), ROOT, {**os.environ, **environment}, stderr=stderr, within=within
         )
+        os.close(stderr)
         self._reader = threading.Thread(target=self._read, name=f"replica-{number}", daemon=True)
         self._reader.start()
 
@@ -106,16 +102,13 @@ class Replica:
                 self.process.kill()  # a frozen process dies of it too
         self.process.wait(LIMIT_SECONDS)
         self._reader.join(LIMIT_SECONDS)
-        if self.process.stderr is not None:
-            self.process.stderr.close()
 
     def tail(self) -> str:
         return f"--- replica {self.number}\n" + "".join(self._log_path.read_text().splitlines(keepends=True)[-15:])
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self._log_path.open("wb", buffering=0) as copy:
-            for line in self.process.stderr:
+        with open(self._log, "rb") as log, self._log_path.open("wb", buffering=0) as copy:  # noqa: PTH123  # a pipe
+            for line in log:
                 copy.write(line)
                 try:
                     entry = json.loads(line)
@@ -174,8 +167,7 @@ class Fleet:
         command and becomes it, as `nice` does.
         """
         number = len(self.replicas) + 1
-        command = (*within, *COMMAND, str(self.config_path))
-        replica = Replica(self, number, command, {"REPLICA": f"replica-{number}", **(environment or {})})
+        replica = Replica(self, number, {"REPLICA": f"replica-{number}", **(environment or {})}, within)
         self.replicas.append(replica)
         return replica
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -15,8 +14,9 @@ import pytest
 
 from scheduler_service.database import Database
 from scheduler_service.ledger.requests import Requests, Triggered
+from tests import forked
 from tests.faults.evidence import Books
-from tests.faults.fleet import Fleet
+from tests.faults.fleet import LIMIT_SECONDS, Fleet
 from tests.servers import PostgresServer
 
 TIMEOUT_SECONDS = 0.5
@@ -112,10 +112,9 @@ class Story:
         self.fleet.wait_until(lambda: not self.books.rows("select 1 from {p}run where slot_held limit 1"))
 
     def document(self, run_id: int) -> Any:
-        command = [sys.executable, "-m", "scheduler_service", "runs", "show", str(run_id), "--json"]
-        shown = subprocess.run(
-            [*command, "--database", self.url], capture_output=True, text=True, check=True, timeout=60
-        )
+        words = ("runs", "show", str(run_id), "--json", "--database", self.url)
+        shown = forked.run(words, self.fleet.folder, os.environ, LIMIT_SECONDS)
+        assert shown.returncode == 0, shown.stderr
         return json.loads(shown.stdout)
 
     def left_behind(self) -> list[str]:

@@ -333,7 +333,7 @@ class Process:
 def test_a_killed_leader_is_replaced_within_milliseconds(
     migrated_postgres_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trials = int(os.environ.get("SCHEDULER_TEST_TRIALS", "5"))
+    trials = int(os.environ.get("SCHEDULER_TEST_TRIALS", "2"))
     processes: list[Process] = []
     took: list[float] = []
     try:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from scheduler_service.model import Attempt, Isolation, Outcome, State
 from tests.runner.conftest import Bench
@@ -162,7 +163,13 @@ def perform(bench: Bench, way: Way, gate: Path) -> Outcome:
     return bench.function(source, isolation=isolation, **limits)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+def long_or_not(way: Way) -> ParameterSet:
+    """A process dies of the same things whether its function is a coroutine or not: once is enough to begin with."""
+    again = way.kind == PROCESS_COROUTINE and way.state is State.FAILED and way.name not in ("raises", "exits with 3")
+    return pytest.param(way, id=str(way), marks=[pytest.mark.long] if again else [])
+
+
+@pytest.mark.parametrize("way", map(long_or_not, WAYS))
 def test_each_way_to_end_is_told_as_it_was_and_leaves_nothing(bench: Bench, way: Way, mark: str, tmp_path: Path):
     returned: list[tuple[Attempt, Outcome]] = []
     bench.runner.on_returned = lambda attempt, outcome: returned.append((attempt, outcome))

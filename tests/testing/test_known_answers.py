@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from scheduler_service.testing import Scheduler
+from tests import forked
 from tests.unit.test_policy import CORRECTED, VECTORS
 from tests.waiting import wait_until
 
@@ -60,13 +60,7 @@ def test_a_run_of_the_service_itself_decides_the_same_ticks(worlds: Scheduler, t
     }
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps(config))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "scheduler_service", "run", "-c", str(file)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    process = forked.start(("run", "-c", str(file)), tmp_path, {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     try:
         wait_until(lambda: counted(tmp_path / "scheduler.db") >= 20)
     finally:

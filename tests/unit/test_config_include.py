@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_service.config import Config, ConfigError, check_callables, including, load
+from scheduler_service.config import Config, ConfigError, check_callables, files, including, load
 
 JOB = "{{command: {0}, every: 5m}}"
 MAIN = "version: 1\ninclude: {}\n"
@@ -166,13 +166,14 @@ def test_too_many_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_files_that_are_too_long_together_are_refused(folder: Path) -> None:
+def test_files_that_are_too_long_together_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LONGEST_TOGETHER", 1024 * 1024)
     for number in range(5):
         file = write(folder / "jobs.d" / f"{number}.yaml", f"job-{number}")
-        file.write_text(file.read_text() + "#" * (4 * 1024 * 1024 - 100))
+        file.write_text(file.read_text() + "#" * (256 * 1024 - 100))
 
     assert refused(folder, "jobs.d/*.yaml") == [
-        "jobs.d/4.yaml: with this one, the included files are larger than 16 MiB together"
+        "jobs.d/4.yaml: with this one, the included files are larger than 1 MiB together"
     ]
 
 
