@@ -183,11 +183,13 @@ class Dispatcher:
         try:
             seconds = self._act()
         except StoreUnavailable as error:
+            self._starter.forget()
             self._rush.end()
             self._outage.failed(error)
             self._signalled = True  # what the statement did is unknown: read again what waits
             return RETRY_SECONDS
         if seconds is None:  # nothing was asked: that is no answer
+            self._starter.forget()
             self._rush.end()
             return SUSPECT_SECONDS
         (self._rush.begin if self._ready() or self._starter.is_behind else self._rush.end)()
@@ -220,8 +222,7 @@ class Dispatcher:
             wanted = True
         polling = now - self._polled_at >= POLL_SECONDS
         if polling or (wanted and self._starter.has_room):
-            self._polled_at = now
-            self._start(lease)
+            self._start(lease, anew=polling)
         if self._taken_over != self._term == lease.term:
             self._taken_over = lease.term
             self.on_taken_over(lease.term)
@@ -258,6 +259,7 @@ class Dispatcher:
     # --- taking over
 
     def _adopt(self, lease: Lease) -> bool:
+        self._starter.forget()  # of jobs as they were
         adoption = self._ledger.adopt(lease, tuple(self._specs.values()))
         if adoption is None:
             self._fenced("adopt", lease)
@@ -362,22 +364,27 @@ class Dispatcher:
 
     # --- starting
 
-    def _start(self, lease: Lease) -> None:
+    def _start(self, lease: Lease, *, anew: bool) -> None:
         if self._current() is None:
             return
-        poll = self._starter.poll(self._specs)
-        self._look_at_pauses(poll)
-        wanted = [run for run in poll.runs if is_wanted(run, self._specs)]
-        runs, more = self._starter.with_room(wanted, self._specs)
+        if fresh := anew or not self._starter.has_candidates:
+            self._polled_at = self._clock.monotonic()
+            poll = self._starter.poll(self._specs)
+            self._look_at_pauses(poll)
+            if not all(is_wanted(run, self._specs) for run in poll.runs):
+                # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
+                self._ledger_behind = self._signalled = True
+        runs, more = self._starter.with_room(self._specs)
         if more:
             self._signalled = True
-        if len(poll.runs) > len(wanted):
-            # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
-            self._ledger_behind = self._signalled = True
         if not runs or self._current() is None:
             return
-        if not self._starter.start(lease, runs, self._specs):
+        started_count = self._starter.start(lease, runs, self._specs)
+        if started_count is None:
             self._fenced("start", lease)
+        elif started_count < len(runs) and not fresh:  # others may start instead
+            self._starter.forget()
+            self._signalled = True
 
     def _look_at_pauses(self, poll: Poll) -> None:
         """Read the pauses that are new or over, and settle the jobs of the latter."""

@@ -10,6 +10,7 @@ went off early tries again, and loses no tick.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -59,11 +60,20 @@ class Agenda:
     def take(self, most: int) -> Mapping[str, Due]:
         """Return what is ready, at most so many; they stay due until they are `done`."""
         now = self._clock.monotonic()
+        # Timers first: the sweep over all jobs may be long.
+        timers: dict[str, Due] = {}
+        others: dict[str, Due] = {}
         with self._changed:
-            ready = {job_id: one for job_id, one in self._due.items() if one.retry_at <= now}
-        # A timer first: the sweep over all jobs may be long.
-        order = sorted(ready, key=lambda job_id: (ready[job_id].moment == LONG_AGO, job_id))
-        return {job_id: ready[job_id] for job_id in order[:most]}
+            for job_id, one in self._due.items():
+                if one.retry_at > now:
+                    continue
+                if one.moment != LONG_AGO:
+                    timers[job_id] = one
+                elif len(others) < most:
+                    others[job_id] = one
+                if len(timers) == most:  # of thousands, no more are looked at
+                    break
+        return dict(itertools.islice({**timers, **others}.items(), most))
 
     def done(self, job_id: str, moment: datetime) -> None:
         """Note that a job is settled up to `moment`."""

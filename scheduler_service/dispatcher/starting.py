@@ -1,11 +1,12 @@
 """Start what waits in the ledger, and hand what was started to the workers.
 
-    poll --as many as there is room for--> start --> submit
-                                                           |
-                                            no reply: claimed, until it is known what was started
+    poll --> candidates --as many as there is room for--> start --> submit
+                                                                          |
+                                                           no reply: claimed, until it is known what was started
 
-What to start is read from the ledger each time, never remembered.  What was started is run, drain or not,
-leader or not: its attempt is open under our name.
+What to start is read from the ledger, for a few starts at once when much waits: whoever reads sorts all that waits.
+A candidate is no more than a hint, and for less than a second: the statement that starts looks at each again.
+What was started is run, drain or not, leader or not: its attempt is open under our name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Protocol
 from scheduler_service.clock import Clock
 from scheduler_service.ledger import Ledger, Poll
 from scheduler_service.model import Attempt, Isolation, JobSpec, Kind, Lease, Run
+
+CANDIDATES = 1000  # read at once
 
 Specs = Mapping[str, JobSpec]
 
@@ -67,7 +70,8 @@ class Starter:
         self._workers = workers
         self._clock = clock
         self._claims: Mapping[str, _Claim] = {}  # sent, and not answered or not handed over
-        self._more = False  # the last poll found as many as there was room for
+        self._candidates: Sequence[Run] = ()  # read and not started yet, oldest due first
+        self._more = False  # others seem to wait behind them
 
     @property
     def has_room(self) -> bool:
@@ -77,51 +81,67 @@ class Starter:
     @property
     def is_behind(self) -> bool:
         """Whether more seems to wait than there was room for, or than the workers have begun."""
-        return self._more or self._workers.waiting_count > 0
+        return bool(self._candidates) or self._more or self._workers.waiting_count > 0
+
+    @property
+    def has_candidates(self) -> bool:
+        """Whether something is known that may be started, without asking the ledger."""
+        return bool(self._candidates)
 
     def open_claims(self) -> frozenset[str]:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
         return frozenset(self._claims)
 
     def poll(self, specs: Specs) -> Poll:
-        """Read what there is to do, and as many runs as there are workers for."""
+        """Read what there is to do, and the candidates, if there is room for any."""
+        self.forget()
         isolated = [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
-        room = self._workers.room
-        poll = self._ledger.poll(room, isolated)
-        self._more = len(poll.runs) >= room
+        limit = CANDIDATES if self._workers.room else 0
+        poll = self._ledger.poll(limit, isolated)
+        self._candidates = [run for run in poll.runs if is_wanted(run, specs)]
+        if limit:
+            self._more = len(poll.runs) >= limit
         return poll
 
-    def with_room(self, runs: Iterable[Run], specs: Specs) -> tuple[Mapping[Run, int], bool]:
-        """Return those of the runs that can be taken, with their weights.
+    def forget(self) -> None:
+        """Know no candidates any more: to be done when jobs, leadership or the database have changed."""
+        self._candidates = ()
+
+    def with_room(self, specs: Specs) -> tuple[Mapping[Run, int], bool]:
+        """Return those of the candidates that can be taken, with their weights; they are candidates no more.
 
         And whether others may wait behind those that need a process.
         """
         room, processes = self._workers.room, self._workers.free_process_count
         chosen: dict[Run, int] = {}
-        more = False
-        for run in runs:
+        passed = False
+        seen_count = 0
+        for run in self._candidates:
             spec = specs[run.job_id]
-            if _isolated(spec):
-                if processes == 0:
-                    more = True
-                    continue
-                processes -= 1
-            weight = self._workers.weight(spec)
-            if weight > room:  # nor what comes behind it: the oldest first
-                break
-            room -= weight
-            chosen[run] = weight
-        return chosen, more
+            isolated = _isolated(spec)
+            if isolated and processes == 0:
+                passed = True
+            else:
+                weight = self._workers.weight(spec)
+                if weight > room:  # nor what comes behind it: the oldest first
+                    break
+                processes -= isolated
+                room -= weight
+                chosen[run] = weight
+            seen_count += 1
+        # Those that were passed by would be passed by again: the ledger is asked for what there is beside them.
+        self._candidates = () if passed else self._candidates[seen_count:]
+        return chosen, passed
 
-    def start(self, lease: Lease, runs: Mapping[Run, int], specs: Specs) -> bool:
-        """Start runs and hand their attempts over; False when the term is over."""
+    def start(self, lease: Lease, runs: Mapping[Run, int], specs: Specs) -> int | None:
+        """Start runs and hand their attempts over; return how many could be, None when the term is over."""
         claim_id, sent = uuid.uuid4().hex, self._clock.monotonic()
         # Known before it is sent: if the reply is lost we ask for what carries the claim.
         self._claims = {**self._claims, claim_id: _Claim(runs, specs, sent)}
         wanted = [(run, specs[run.job_id].running_limit) for run in runs]
         attempts = self._ledger.start(lease, claim_id, wanted, sent)
         self._hand_over(claim_id, attempts or [])
-        return attempts is not None
+        return None if attempts is None else len(attempts)
 
     def give_back(self) -> bool:
         """Let what the workers took and cannot begin wait in the ledger again; return whether there was any."""

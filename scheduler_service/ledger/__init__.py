@@ -211,7 +211,7 @@ class Ledger(Protocol):
     def start(
         self, lease: Lease, claim_id: str, runs: Sequence[tuple[Run, int | None]], sent: float
     ) -> list[Attempt] | None:
-        """Make attempts of runs; those that cannot start now are left waiting.
+        """Make attempts of runs; those that cannot start now are left waiting, as those of a paused job are.
 
         With each run comes how many of its job may go on at once, None for any number.
         """

@@ -118,8 +118,12 @@ class SqliteLedger(SqliteEndings):
                          exclusive = :exclusive, slot = :slot, slot_held = 1
                         where id = :run and state = 'waiting' and cancel_requested_at is null and due_at <= :now
                           and not (slot_held and :limited)
+                          and not exists (select 1 from {p}job_state s
+                            where s.lock_id = :lock_id and s.job_id = :job and s.paused_at <= :now
+                              and (s.paused_until is null or s.paused_until > :now))
                         returning attempt""",
                     run=run.id,
+                    job=run.job_id,
                     limited=limit is not None,
                     exclusive=limit == 1,
                     slot=slot,

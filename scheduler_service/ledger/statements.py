@@ -105,7 +105,9 @@ wanted as (
          coalesce(h.count, 0) as held
     from {p}run r join unnest(:runs, :limits) as w (id, max_running) on w.id = r.id
     left join (select job_id, count(*) as count from held group by job_id) h on h.job_id = r.job_id
+    left join {p}job_state s on s.lock_id = r.lock_id and s.job_id = r.job_id
    where r.state = 'waiting' and r.due_at <= clock_timestamp() and r.cancel_requested_at is null
+     and (s.paused_at is null or s.paused_at > clock_timestamp() or s.paused_until <= clock_timestamp())
      and not (r.slot_held and w.max_running is not null)),
 free as (
   select j.job_id, s.slot, row_number() over (partition by j.job_id order by s.slot) as turn

@@ -581,6 +581,39 @@ def test_a_batch_that_is_too_much_for_one_statement_is_sent_in_smaller_ones(worl
     assert sizes[0] == 8
 
 
+def test_what_waits_is_read_once_for_several_starts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    polls: list[tuple[Any, ...]] = []
+    poll = world.cut.ledger.poll
+    monkeypatch.setattr(world.cut.ledger, "poll", lambda *words: polls.append(words) or poll(*words))
+    monkeypatch.setattr(world.clock, "monotonic", lambda: 1000.0)  # no second passes
+    world.pool.size = 2
+    world.adopt(*(job(name) for name in "abcdef"), back=HOUR)
+    polls.clear()
+    begun: list[str] = []
+    for _ in range(3):
+        world.step_all()
+        begun += [attempt.job_id for attempt in world.pool.taken.values()]
+        world.finish()
+    assert (begun, len(polls)) == (list("abcdef"), 1)
+
+
+@pytest.mark.parametrize("deed", ["paused", "cancelled", "edited away"])
+def test_what_was_read_a_moment_ago_is_looked_at_again_before_it_starts(world: World, deed: str) -> None:
+    world.pool.size = 1
+    world.adopt(job("a"), job("b"), job("c"), back=HOUR)
+    world.step_all()
+    assert world.dispatcher._starter.has_candidates
+    if deed == "paused":
+        world.execute(update(job_state).where(job_state.c.job_id == "b").values(paused_at=world.now()))
+    elif deed == "cancelled":
+        world.execute(update(run).where(run.c.job_id == "b").values(cancel_requested_at=world.now()))
+    else:
+        world.dispatcher.configure([job("a"), job("c")])
+    world.finish()
+    world.step_all()
+    assert [attempt.job_id for attempt in world.pool.taken.values()] == ["c"]
+
+
 def test_a_rush_lasts_until_all_is_started_for_which_there_is_room(world: World) -> None:
     world.pool.size = 2
     world.adopt(*(job(name) for name in "abc"), back=HOUR)

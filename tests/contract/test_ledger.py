@@ -275,11 +275,19 @@ def test_what_a_start_did_whose_reply_was_lost_is_found_by_its_claim(world: Worl
 
 
 def test_waiting_runs_of_a_paused_job_wait(world: World) -> None:
-    world.waiting_runs("a")
+    (waiting,) = world.waiting_runs("a")
     world.execute(update(job_state).values(paused_at=world.now()))
     assert world.ledger.poll(10).runs == ()
+    assert world.ledger.start(world.lease, "claim", [(waiting, 1)], 0.0) == []
     world.execute(update(job_state).values(paused_until=world.now()))
     assert len(world.ledger.poll(10).runs) == 1
+    assert len(world.ledger.start(world.lease, "claim", [(waiting, 1)], 0.0) or ()) == 1
+
+
+def test_a_run_of_a_job_whose_pause_is_yet_to_come_starts(world: World) -> None:
+    (waiting,) = world.waiting_runs("a")
+    world.execute(update(job_state).values(paused_at=world.now() + timedelta(hours=1)))
+    assert len(world.ledger.start(world.lease, "claim", [(waiting, 1)], 0.0) or ()) == 1
 
 
 def test_a_run_that_is_not_due_yet_waits(world: World) -> None:

@@ -58,6 +58,15 @@ MUTATIONS = (
         _LEDGER + "test_a_run_that_is_not_due_yet_waits[postgresql]",
     ),
     mutation(
+        "start-paused",
+        "a run of a job that was paused since it was read is started",
+        _STATEMENTS,
+        "     and (s.paused_at is null or s.paused_at > clock_timestamp() or s.paused_until <= clock_timestamp())\n",
+        "",
+        _LEDGER + "test_waiting_runs_of_a_paused_job_wait[postgresql]",
+        _DISPATCHER + "test_what_was_read_a_moment_ago_is_looked_at_again_before_it_starts",
+    ),
+    mutation(
         "start-forgotten",
         "a start whose reply was lost is not asked after",
         "scheduler_service/dispatcher/__init__.py",
