@@ -4,7 +4,7 @@
 
 Each name stands for one measurement, a real server of its own and real replicas, and gives some rows.  With --json the
 rows are written to FILE, after each measurement; rows that FILE has from others stay, so that a long run can be done in
-parts.  --page puts the table of FILE into a page, between its two marks.
+parts, and `--only` without a name shows what FILE has.  --page puts that table into a page, between its two marks.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ EXPERIMENTS: Mapping[str, Callable[..., Iterator[Figure]]] = {
     "launch": launches.figures,
 }
 
+MARK = "python -m benchmarks"  # in pages
 NOT_QUICK = ("large-bursts",)  # minutes, whatever is left out of it
 
 
@@ -39,7 +40,7 @@ def main() -> None:
         action="store_true",
         help=f"few trials, about two minutes, and figures to match; without {', '.join(NOT_QUICK)} unless --only asks",
     )
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
+    parser.add_argument("--only", nargs="*", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE, and keep its other rows")
     parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between the marks of this page")
     options = parser.parse_args()
@@ -47,14 +48,19 @@ def main() -> None:
         record = Record.read(options.json, machine())
     except ValueError as error:
         parser.error(str(error))
-    for name in options.only or [name for name in EXPERIMENTS if not (options.quick and name in NOT_QUICK)]:
+    usual = [name for name in EXPERIMENTS if not (options.quick and name in NOT_QUICK)]
+    for name in usual if options.only is None else options.only:
         print(f"{name} …", file=sys.stderr, flush=True)
         record.replace(name, [figure.row() for figure in EXPERIMENTS[name](quick=options.quick)], options.quick)
         record.write()
-    rows = record.rows(EXPERIMENTS)
-    print(table(rows))
+    print(table(record.rows(EXPERIMENTS)))
     if options.page is not None:
-        put_into(options.page, "python -m benchmarks", f"{record.described()}\n\n{table(rows)}")
+        put_into(options.page, MARK, page(record))
+
+
+def page(record: Record) -> str:
+    """Return what stands between the marks of a page."""
+    return f"{record.described()}\n\n{table(record.rows(EXPERIMENTS))}"
 
 
 if __name__ == "__main__":

@@ -60,8 +60,20 @@ class Record:
 
 def put_into(page: Path, mark: str, text: str) -> None:
     """Put text between the marks `<!-- mark -->` and `<!-- /mark -->` of a page; ValueError if it lacks them."""
-    before, _, rest = page.read_text().partition(f"<!-- {mark} -->\n")
-    _, _, after = rest.partition(f"<!-- /{mark} -->")
-    if not after:
-        raise ValueError(f"{page} has no <!-- {mark} --> with a <!-- /{mark} --> behind it")
-    page.write_text(f"{before}<!-- {mark} -->\n{text}\n<!-- /{mark} -->{after}")
+    before, _, after = _around(page, mark)
+    page.write_text(f"{before}{text}{after}")
+
+
+def found_in(page: Path, mark: str) -> str:
+    """Return the text between the marks of a page; ValueError if it lacks them."""
+    return _around(page, mark)[1]
+
+
+def _around(page: Path, mark: str) -> tuple[str, str, str]:
+    begin, end = f"<!-- {mark} -->\n", f"\n<!-- /{mark} -->"
+    words = page.read_text()
+    if words.count(begin) != 1 or words.count(end) != 1 or words.index(end) < words.index(begin):
+        raise ValueError(f"{page} has no {begin.strip()} with one {end.strip()} behind it")
+    before, _, rest = words.partition(begin)
+    within, _, after = rest.partition(end)
+    return before + begin, within, end + after

@@ -66,7 +66,14 @@ def series(folder: Path, url: str, trials: int) -> Iterator[tuple[str, list[floa
 
 
 def trial(fleet: Fleet, books: Books, hurt: Callable[[Replica], None], standby_count: int) -> tuple[float, float]:
-    """End the leader and start another replica; return the seconds to the election and to the first settled tick."""
+    """Do as `follow` does, and start another replica."""
+    found = follow(fleet, books, hurt, standby_count)
+    fleet.start()
+    return found
+
+
+def follow(fleet: Fleet, books: Books, hurt: Callable[[Replica], None], standby_count: int) -> tuple[float, float]:
+    """End the leader; return the seconds to the next election and to the first tick settled after it."""
     leader = fleet.leader()
     term = fleet.term(leader)
     # A fault follows the next only when the replicas know the leader, watch its session, and it has settled.
@@ -80,7 +87,6 @@ def trial(fleet: Fleet, books: Books, hurt: Callable[[Replica], None], standby_c
     first = fleet.wait_until(lambda: books.first_decision(successor.instance))
     acquired = books.elected_at(successor.instance)
     leader.wait()
-    fleet.start()
     return (acquired - began).total_seconds(), (first - began).total_seconds()
 
 

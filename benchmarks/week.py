@@ -22,8 +22,8 @@ from tests.faults.fleet import Fleet
 from tests.faults.weeks import jobs_of_a_week, move_back
 from tests.servers import PostgresServer
 
-JOB_COUNT, WEEKS, QUICK_WEEKS = 10_000, 3, 1
-LIMIT_SECONDS = 240.0
+JOB_COUNT, WEEKS, QUICK_WEEKS = 10_000, 2, 1
+LIMIT_SECONDS = 600.0
 PROMPT = {
     f"prompt-{number:02}": {"run": "tally:nothing", "every": "1s", "offset": f"{50 * number}ms", "catch_up": "none"}
     for number in range(20)

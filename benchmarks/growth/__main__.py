@@ -46,9 +46,14 @@ def main() -> None:
     found = record.rows([subject.name])
     print(table(subject, found))
     if options.page is not None:
-        put_into(options.page, f"python -m benchmarks.growth {subject.name}", table(subject, found))
+        put_into(options.page, mark(subject), table(subject, found))
     if options.picture is not None:
         options.picture.write_text(picture(subject, found))
+
+
+def mark(subject: Subject) -> str:
+    """Return the words of the marks between which the table of a subject stands in a page."""
+    return f"python -m benchmarks.growth {subject.name}"
 
 
 if __name__ == "__main__":
