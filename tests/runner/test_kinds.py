@@ -169,7 +169,7 @@ def long_or_not(way: Way) -> ParameterSet:
     return pytest.param(way, id=str(way), marks=[pytest.mark.long] if again else [])
 
 
-@pytest.mark.parametrize("way", map(long_or_not, WAYS))
+@pytest.mark.parametrize("way", [long_or_not(way) for way in WAYS])
 def test_each_way_to_end_is_told_as_it_was_and_leaves_nothing(bench: Bench, way: Way, mark: str, tmp_path: Path):
     returned: list[tuple[Attempt, Outcome]] = []
     bench.runner.on_returned = lambda attempt, outcome: returned.append((attempt, outcome))

@@ -7,14 +7,13 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from selenium.common.exceptions import StaleElementReferenceException
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
-from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.wait import WebDriverWait
+if TYPE_CHECKING:  # imported where a browser is opened: it takes a second, in every process that shares the tests
+    from selenium.webdriver import Chrome
+    from selenium.webdriver.remote.webelement import WebElement
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -31,6 +30,14 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--force-color-profile=srgb",
 )
+
+
+class Key(StrEnum):
+    """Keys without a letter, as WebDriver writes them."""
+
+    TAB = "\ue004"
+    ENTER = "\ue007"
+    LEFT = "\ue012"
 
 
 class Browser:
@@ -60,6 +67,9 @@ class Browser:
 
     def wait(self, condition: Callable[[], Any], what: str = "") -> Any:
         """Return what `condition` returns once it is true."""
+        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.webdriver.support.wait import WebDriverWait
+
         waiting = WebDriverWait(self.driver, LIMIT_SECONDS, 0.05, [StaleElementReferenceException])
         return waiting.until(lambda _: condition(), f"not within {LIMIT_SECONDS:g} s: {what}")
 
@@ -68,7 +78,13 @@ class Browser:
 
     def all(self, selector: str) -> list[WebElement]:
         """Return what is there, visible or not."""
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+        return self.driver.find_elements("css selector", selector)
+
+    def press(self, key: Key) -> None:
+        """Press a key where the focus is."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.driver).send_keys(key).perform()
 
     def script(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
@@ -106,6 +122,8 @@ class Browser:
 @contextmanager
 def chromium(profile: Path, *, javascript: bool = True) -> Iterator[Browser]:
     """Give a browser, and end it."""
+    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
     options = ChromeOptions()
     options.binary_location = BROWSER or ""
     for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1280,900"):

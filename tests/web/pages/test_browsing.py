@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.keys import Keys
 
 from tests.faults.fleet import Fleet
-from tests.web.pages.browser import Browser
+from tests.web.pages.browser import Browser, Key
 from tests.web.pages.cluster import SCRIPT, TOKEN, page_of
 from tests.web.pages.conftest import OpenBrowser
 
@@ -31,7 +29,7 @@ def press(browser: Browser, title: str) -> None:
 
 
 def give_token(browser: Browser, token: str = TOKEN) -> None:
-    browser.find("#token-dialog #token").send_keys(token, Keys.ENTER)
+    browser.find("#token-dialog #token").send_keys(token, Key.ENTER)
 
 
 def test_a_job_is_triggered_and_its_output_is_read(base: str, browser: Browser) -> None:
@@ -134,7 +132,7 @@ def test_why_a_tick_did_not_run_is_asked_in_the_zone_of_the_job(base: str, brows
     browser.open(f"{base}/jobs/nightly-report")
     field = browser.find("#at")
     field.clear()
-    field.send_keys("2026-01-05 02:30", Keys.ENTER)
+    field.send_keys("2026-01-05 02:30", Key.ENTER)
     browser.wait_for_text("#why-title", "2026-01-05 02:30:00 Europe/Berlin")
     browser.wait_for_text("#decision", "not accountable")
     browser.find("a[rel=next]").click()
@@ -144,7 +142,7 @@ def test_why_a_tick_did_not_run_is_asked_in_the_zone_of_the_job(base: str, brows
 def test_jobs_are_found_by_name_by_description_and_by_tag(base: str, browser: Browser) -> None:
     for sought, found in {"nightly": "nightly-report", "somebody is alive": "heartbeat", "shop": "sync-orders"}.items():
         browser.open(f"{base}/")
-        browser.find("#q").send_keys(sought, Keys.ENTER)
+        browser.find("#q").send_keys(sought, Key.ENTER)
         browser.wait(lambda: browser.count("ul.jobs > li") == 1, f"one job for {sought!r}")
         assert found in browser.text("ul.jobs")
 
@@ -161,7 +159,7 @@ def test_everything_can_be_reached_by_keyboard(base: str, browser: Browser) -> N
 
     def tab_to(selector: str) -> None:
         for _ in range(120):
-            ActionChains(browser.driver).send_keys(Keys.TAB).perform()
+            browser.press(Key.TAB)
             if browser.script("return document.activeElement.matches(arguments[0])", selector):
                 assert browser.script(SHOWS_FOCUS), f"{selector} does not show that it has the focus"
                 return
@@ -169,17 +167,17 @@ def test_everything_can_be_reached_by_keyboard(base: str, browser: Browser) -> N
 
     tab_to(".skip")
     tab_to("#theme")
-    ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
+    browser.press(Key.ENTER)
     assert browser.script("return document.documentElement.dataset.theme") == "light"
     tab_to("#q")
     tab_to("ul.jobs h3 a[href='/jobs/flaky-import']")
-    ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
+    browser.press(Key.ENTER)
     browser.wait_for_text("#job-title", "flaky-import")
     tab_to("form[data-key=trigger] button")
     tab_to("#at")
     tab_to(".chart a")
     here = browser.script("return document.activeElement.getAttribute('href')")
-    ActionChains(browser.driver).send_keys(Keys.ARROW_LEFT).perform()
+    browser.press(Key.LEFT)
     browser.wait(lambda: browser.script("return document.activeElement.getAttribute('href')") != here, "the arrow")
 
 
