@@ -181,7 +181,6 @@ class Dispatcher:
             self._signalled = True  # what the statement did is unknown: read again what waits
             return RETRY_SECONDS
         if seconds is None:  # nothing was asked: that is no answer
-            self._starter.forget()
             self._rush.end()
             return SUSPECT_SECONDS
         (self._rush.begin if self._ready() or self._starter.is_behind else self._rush.end)()
@@ -195,6 +194,7 @@ class Dispatcher:
         reconfigured = self._reconfigure()
         lease = self._current()
         if lease is None:
+            self._starter.forget()
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
             return self._stand_by() if self._lease is None else None
         if (lease.term != self._term or reconfigured) and not self._adopt(lease):

@@ -641,14 +641,18 @@ def test_a_rush_lasts_until_all_is_started_for_which_there_is_room(world: World)
     assert world.rush.going_on
 
 
-@pytest.mark.parametrize("end", ["outage", "suspicion"])
+@pytest.mark.parametrize("end", ["outage", "suspicion", "retirement"])
 def test_a_rush_ends_when_nothing_can_be_started(world: World, end: str) -> None:
-    world.adopt(job(), back=HOUR)
+    world.pool.size = 1
+    world.adopt(job("a"), job("b"), back=HOUR)
     world.step_all()
     world.dispatcher.due("a", world.now())
+    assert world.rush.going_on
     if end == "outage":
         world.cut.cuts["survey"] = "request"
     else:
         world.leadership.lease = None
+    if end == "retirement":
+        world.dispatcher.retire(2)
     world.dispatcher.step()
     assert not world.rush.going_on
