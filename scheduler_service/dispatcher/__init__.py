@@ -5,8 +5,8 @@
     workers <--------------- start <-----------------+
 
 Settling is the one path for every tick: on time, late, after an outage of a week.  What to start is
-always read from the ledger, never remembered.  Before each statement the lease is asked for; in
-each statement the database asks again, and its answer counts.
+read from the ledger, and looked at again by the statement that starts it.  Before each statement the lease is
+asked for; in each statement the database asks again, and its answer counts.
 
 `step` does what is to be done now and says how long to wait; it never runs a job.
 """
@@ -16,11 +16,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.dispatcher.agenda import Agenda, Due
+from scheduler_service.dispatcher.leadership import Leadership
 from scheduler_service.dispatcher.settling import holder_in_doubt, written
 from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
 from scheduler_service.dispatcher.states import JobStates
@@ -42,16 +42,6 @@ RETRY_SECONDS = 0.5  # after the database did not answer
 REHEARSE_SECONDS = 60.0  # how often a standby makes sure that it is ready: connections come and go
 IDLE_SECONDS = 1.0  # a standby only shows that it is alive
 SUSPECT_SECONDS = 0.05
-
-
-class Leadership(Protocol):
-    """Whom the dispatcher asks whether it may act."""
-
-    def current(self) -> Lease | None:
-        """Return the trusted lease, or None."""
-
-    def deposed(self, term: int) -> None:
-        """Learn that a statement of this term was fenced."""
 
 
 def _nobody(*_: object) -> None:
@@ -114,6 +104,8 @@ class Dispatcher:
         with self._changed:
             self._lease = lease
             self._agenda.clear()
+            self._rush.begin()  # all jobs are due
+            self._signalled = True  # it may be in the middle of a step, and would rest after it
             self._changed.notify()
 
     def retire(self, term: int) -> None:
@@ -189,7 +181,6 @@ class Dispatcher:
             self._signalled = True  # what the statement did is unknown: read again what waits
             return RETRY_SECONDS
         if seconds is None:  # nothing was asked: that is no answer
-            self._starter.forget()
             self._rush.end()
             return SUSPECT_SECONDS
         (self._rush.begin if self._ready() or self._starter.is_behind else self._rush.end)()
@@ -203,6 +194,7 @@ class Dispatcher:
         reconfigured = self._reconfigure()
         lease = self._current()
         if lease is None:
+            self._starter.forget()
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
             return self._stand_by() if self._lease is None else None
         if (lease.term != self._term or reconfigured) and not self._adopt(lease):

@@ -99,13 +99,13 @@ class Starter:
         limit = CANDIDATES if self._workers.room else 0
         poll = self._ledger.poll(limit, isolated)
         self._candidates = [run for run in poll.runs if is_wanted(run, specs)]
-        if limit:
-            self._more = len(poll.runs) >= limit
+        self._more = len(poll.runs) >= limit > 0
         return poll
 
     def forget(self) -> None:
         """Know no candidates any more: to be done when jobs, leadership or the database have changed."""
         self._candidates = ()
+        self._more = False
 
     def with_room(self, specs: Specs) -> tuple[Mapping[Run, int], bool]:
         """Return those of the candidates that can be taken, with their weights; they are candidates no more.

@@ -5,8 +5,9 @@ A client that freezes between two round trips holds nothing, because there are n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, text
@@ -35,7 +36,7 @@ from scheduler_service.ledger.statements import (
     START,
     UNSTART,
 )
-from scheduler_service.model import Attempt, JobSpec, Lease, Reason, Run
+from scheduler_service.model import Attempt, Decision, JobSpec, Lease, Reason, Run
 
 _TEXTS, _TIMES, _BOOLS, _IDS = ARRAY(Text), ARRAY(DateTime(timezone=True)), ARRAY(Boolean), ARRAY(BigInteger)
 _INTS, _FLOATS = ARRAY(Integer), ARRAY(Float)
@@ -83,39 +84,18 @@ class PostgresLedger(LedgerReads):
     def settle(self, lease: Lease, settlements: Sequence[Settlement]) -> frozenset[str] | None:
         """Write decisions for a batch of jobs; see Ledger."""
         batch = sorted(settlements, key=lambda one: one.state.job_id)
-        rows = [(one, decision) for one in batch for decision in one.decisions]
         gone = [(one.state.job_id, run_id, str(reason)) for one in batch for run_id, reason in one.withdrawn]
         replaced = [(one.state.job_id, run_id, by) for one in batch for run_id, by in one.replaced]
         row = self._one(
             SETTLE,
             {
-                **dict.fromkeys(("jobs", "schedules", "timezones", "run_jobs", "kinds", "states", "reasons"), _TEXTS),
-                **dict.fromkeys(("since", "until", "paused_at", "paused_until", "ticks", "untils", "dues"), _TIMES),
-                **dict.fromkeys(("enabled", "resumed", "pausing"), _BOOLS),
-                **dict.fromkeys(
-                    ("withdrawn_jobs", "withdrawn_reasons", "replaced_jobs", "replaced_by", "askers"), _TEXTS
-                ),
+                **dict.fromkeys(("withdrawn_jobs", "withdrawn_reasons", "replaced_jobs", "replaced_by"), _TEXTS),
                 **dict.fromkeys(("withdrawn", "replaced"), _IDS),
             },
             **self._fence_values(lease),
-            jobs=[one.state.job_id for one in batch],
-            since=[one.state.settled_until for one in batch],
-            until=[one.until for one in batch],
-            paused_at=[one.state.paused_at for one in batch],
-            paused_until=[one.state.paused_until for one in batch],
-            schedules=[one.schedule for one in batch],
-            timezones=[one.timezone for one in batch],
-            enabled=[one.enabled for one in batch],
-            resumed=[one.resumed for one in batch],
-            run_jobs=[one.state.job_id for one, _ in rows],
-            ticks=[decision.scheduled_at for _, decision in rows],
-            untils=[decision.until for _, decision in rows],
-            dues=[decision.due_at for _, decision in rows],
-            kinds=[str(decision.kind) for _, decision in rows],
-            states=[str(decision.state) for _, decision in rows],
-            reasons=[str(decision.reason) for _, decision in rows],
-            pausing=[decision is one.decisions[0] and decision.reason is Reason.PAUSED for one, decision in rows],
-            askers=[asker(one, decision) for one, decision in rows],
+            # One text, not an array for each of 18 columns, which takes the driver five times as long to write.
+            spans=json.dumps([_span(one) for one in batch]),
+            decisions=json.dumps([_decision(one, decision) for one in batch for decision in one.decisions]),
             withdrawn_jobs=[job_id for job_id, _, _ in gone],
             withdrawn=[run_id for _, run_id, _ in gone],
             withdrawn_reasons=[reason for _, _, reason in gone],
@@ -244,6 +224,38 @@ class PostgresLedger(LedgerReads):
         with self._database.connect() as connection:
             result = connection.execute(clause, self._values(statement, values))
             return result.fetchall() if result.returns_rows else []
+
+
+def _span(one: Settlement) -> dict[str, Any]:
+    return {
+        "job_id": one.state.job_id,
+        "since": one.state.settled_until.isoformat(),
+        "until": one.until.isoformat(),
+        "paused_at": _moment(one.state.paused_at),
+        "paused_until": _moment(one.state.paused_until),
+        "schedule": one.schedule,
+        "timezone": one.timezone,
+        "enabled": one.enabled,
+        "resumed": one.resumed,
+    }
+
+
+def _decision(one: Settlement, decision: Decision) -> dict[str, Any]:
+    return {
+        "job_id": one.state.job_id,
+        "scheduled_at": decision.scheduled_at.isoformat(),
+        "until": _moment(decision.until),
+        "due_at": decision.due_at.isoformat(),
+        "kind": decision.kind,
+        "state": decision.state,
+        "reason": decision.reason,
+        "pausing": decision is one.decisions[0] and decision.reason is Reason.PAUSED,
+        "requested_by": asker(one, decision),
+    }
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
 
 
 def _limits(starts_limits: StartsLimits) -> dict[str, Any]:

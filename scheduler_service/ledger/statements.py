@@ -54,15 +54,17 @@ SETTLE = (
          paused_by = case when j.resumed then null else s.paused_by end,
          pause_reason = case when j.resumed then null else s.pause_reason end,
          resumed_by = case when j.resumed then null else s.resumed_by end
-    from fence, unnest(:jobs, :since, :until, :paused_at, :paused_until, :schedules, :timezones, :enabled, :resumed)
-         as j (job_id, since, until, paused_at, paused_until, schedule, timezone, enabled, resumed)
+    from fence, json_to_recordset(cast(:spans as json))
+         as j (job_id text, since timestamptz, until timestamptz, paused_at timestamptz, paused_until timestamptz,
+               schedule text, timezone text, enabled boolean, resumed boolean)
    where s.lock_id = :lock_id and s.job_id = j.job_id and s.settled_until = j.since
      and s.paused_at is not distinct from j.paused_at and s.paused_until is not distinct from j.paused_until
      and j.until >= s.settled_until and j.until <= clock_timestamp()
   returning s.job_id),
 d as (
-  select * from swapped join unnest(:run_jobs, :ticks, :untils, :dues, :kinds, :states, :reasons, :pausing, :askers)
-         as d (job_id, scheduled_at, until, due_at, kind, state, reason, pausing, requested_by) using (job_id)),
+  select * from swapped join json_to_recordset(cast(:decisions as json))
+         as d (job_id text, scheduled_at timestamptz, until timestamptz, due_at timestamptz, kind text, state text,
+               reason text, pausing boolean, requested_by text) using (job_id)),
 extended as (
   -- A pause that goes on is one row for each leader, not one for each tick.
   update {p}run r set until = d.until, decided_at = clock_timestamp()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from scheduler_service.ledger import Replica
 from scheduler_service.model import CatchUp, Lease, Overlap
 from scheduler_service.tables import job_state, replica, run, run_attempt
 from tests.contract.dispatcher_world import HOUR, LOCK, ME, MINUTE, OTHER, World, job
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -148,6 +150,19 @@ def test_a_term_is_taken_over_once_and_not_before_its_first_run_is_started(world
     world.elect(3)
     world.step_all()
     assert [term for term, _ in told] == [2, 3]
+
+
+def test_an_election_in_the_middle_of_a_standbys_step_is_acted_upon_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.dispatcher.IDLE_SECONDS", 3600.0)
+    world.configure(job())
+    world.cut.before["rehearse"] = lambda: world.elect() and None
+    thread = threading.Thread(target=world.dispatcher.run, daemon=True)
+    thread.start()
+    wait_until(lambda: "jobs_adopted" in world.names())
+    world.dispatcher.stop()
+    thread.join()
 
 
 def test_a_term_without_jobs_is_taken_over(world: World) -> None:
@@ -626,14 +641,18 @@ def test_a_rush_lasts_until_all_is_started_for_which_there_is_room(world: World)
     assert world.rush.going_on
 
 
-@pytest.mark.parametrize("end", ["outage", "suspicion"])
+@pytest.mark.parametrize("end", ["outage", "suspicion", "retirement"])
 def test_a_rush_ends_when_nothing_can_be_started(world: World, end: str) -> None:
-    world.adopt(job(), back=HOUR)
+    world.pool.size = 1
+    world.adopt(job("a"), job("b"), back=HOUR)
     world.step_all()
     world.dispatcher.due("a", world.now())
+    assert world.rush.going_on
     if end == "outage":
         world.cut.cuts["survey"] = "request"
     else:
         world.leadership.lease = None
+    if end == "retirement":
+        world.dispatcher.retire(2)
     world.dispatcher.step()
     assert not world.rush.going_on

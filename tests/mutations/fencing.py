@@ -106,8 +106,8 @@ MUTATIONS = (
         "settle-unfenced",
         "settling reads the fence and does not heed it",
         _STATEMENTS,
-        "    from fence, unnest(:jobs, :since, :until,",
-        "    from unnest(:jobs, :since, :until,",
+        "    from fence, json_to_recordset(cast(:spans as json))",
+        "    from json_to_recordset(cast(:spans as json))",
         _LEDGER + "test_a_deposed_leader_settles_and_starts_nothing",
     ),
     mutation(
