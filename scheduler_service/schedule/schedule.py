@@ -171,6 +171,7 @@ def manual() -> Schedule:
     return Schedule("manual", "UTC", Moments())
 
 
+@lru_cache(SHARED)
 def parse(canonical: str, timezone: str) -> Schedule:
     """Return the schedule whose `canonical` and `timezone` these are."""
     text, _, ends_at = canonical.partition(" until ")

@@ -21,7 +21,7 @@ LEVEL = 5  # from there on time grows, and size hardly shrinks
 PACKING_THREADS = 2
 KEPT_ANSWERS = 4  # a scrape of ten thousand jobs has megabytes
 TEXT = re.compile(r"text/(?!event-stream)|application/(json|[a-z]+\+json)|image/svg\+xml")
-ACCEPTED = re.compile(r"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=(?P<weight>[0-9.]+)\s*)?(?=,|$)", re.IGNORECASE)
+ACCEPTED = re.compile(r"(?:^|,)\s*(?P<coding>gzip|\*)\s*(?:;\s*q=(?P<weight>[0-9.]+)\s*)?(?=,|$)", re.IGNORECASE)
 
 
 class Compressed:
@@ -71,8 +71,9 @@ class Compressed:
 
 def accepts_gzip(header: str) -> bool:
     """Return whether the header Accept-Encoding asks for gzip, or leaves it to us."""
-    found = ACCEPTED.search(header)
-    return found is not None and (found["weight"] is None or re.fullmatch(r"0(\.0*)?", found["weight"]) is None)
+    weights = {found["coding"].lower(): found["weight"] or "1" for found in ACCEPTED.finditer(header)}
+    weight = weights.get("gzip", weights.get("*", "0"))  # what is named counts, wherever everything else is accepted
+    return re.fullmatch(r"0(\.0*)?", weight) is None
 
 
 def _is_text(start: Message) -> bool:

@@ -1,4 +1,4 @@
-"""Where the lines of the pages' small pictures go.  The templates draw them, as SVG.
+"""Where the lines of the pages' small pictures go.  The templates draw them, as SVG, but for the cells of strips.
 
 strip     the newest runs of a job, one column each: its state above, how long it took below
 chart     the same, larger, with what a column's height stands for
@@ -11,14 +11,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+
+from markupsafe import Markup, escape
 
 from scheduler_service.ledger.history import Leader, RunRow, TermRow
+from scheduler_service.model import State
+from scheduler_service.web.wording import LETTERS, row_words
 
 STRIP_COLUMN = 14  # pixels from one column to the next
 STRIP_BAR = 12  # pixels of the longest duration
 CHART_HEIGHT = 96
 COLOURS = 6  # of replicas in the timeline
 NOTED_GAP_SECONDS = 0.001
+SHAPES = 8192  # that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,17 @@ class Strip:
     columns: tuple[Column, ...]
     longest_seconds: float | None
     median_seconds: float | None  # what is usual
+
+    def cells(self) -> Markup:
+        """Draw the columns of a strip: a page has a thousand, and a template takes three times as long."""
+        last = len(self.columns) - 1
+        drawn = []
+        for number, one in enumerate(self.columns):
+            row = one.row
+            stop = "" if number == last else ' tabindex="-1"'
+            title, shape = escape(row_words(row)), _shape(one.x, row.state, one.height)
+            drawn.append(f'<a href="/runs/{row.id}" data-key="{row.id}"{stop}><title>{title}</title>{shape}</a>\n')
+        return Markup("".join(drawn))  # noqa: S704  # words are escaped, the rest is ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,19 @@ def strip(rows: Sequence[RunRow], height: float = STRIP_BAR) -> Strip:
         tall = 0.0 if seconds is None or longest is None else max(1.0, height * seconds / longest if longest else 1.0)
         columns.append(Column(row, number * STRIP_COLUMN, round(tall, 1)))
     return Strip(tuple(columns), longest, times[len(times) // 2] if times else None)
+
+
+@lru_cache(SHAPES)
+def _shape(x: float, state: State, height: float) -> str:
+    letter, took = LETTERS[state], ""
+    if letter:
+        letter = f'<text class="letter" x="{x + 6.5}" y="12.6">{letter}</text>'
+    if height:
+        took = f'<rect class="took" x="{x + 2.5}" y="{33 - height:g}" width="8" height="{height:g}" rx="1"/>'
+    return (
+        f'<rect class="hit" x="{x}" width="14" height="34"/>'
+        f'<rect class="cell {state.value}" x="{x + 0.5}" y=".5" width="12" height="17" rx="2.5"/>{letter}{took}'
+    )
 
 
 def timeline(terms: Sequence[TermRow], leader: Leader | None, now: datetime) -> tuple[Piece, ...]:

@@ -117,9 +117,9 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
         return response
 
     @router.post("/sign-out")
-    async def sign_out() -> Response:
+    async def sign_out(request: Request) -> Response:
         response = RedirectResponse("/sign-in", 303, HEADERS)
-        session.close(response)
+        session.close(request, response)
         return response
 
     @router.get("/static/{name}")

@@ -58,8 +58,10 @@ class Session:
             samesite="strict",
         )
 
-    def close(self, response: Response) -> None:
-        """Forget whoever gets `response`."""
+    def close(self, request: Request, response: Response) -> None:
+        """Forget whoever gets `response`, if he came with a cookie: a form of another site sends none along."""
+        if COOKIE not in request.cookies:
+            return
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
 
     def _holds(self, cookie: str, now: float) -> bool:

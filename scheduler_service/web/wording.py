@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from urllib.parse import quote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -37,6 +38,10 @@ _REASONS = {
     Reason.PAUSED: "the job was paused",
 }
 
+_ISO = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
+
+_KINDS = {Kind.SCHEDULED: "", Kind.CATCH_UP: "catch-up", Kind.MANUAL: "triggered", Kind.RANGE: "several ticks"}
+
 _ENDS = {
     "expired": "its lease ran out",
     "session_gone": "its process or session died",
@@ -54,12 +59,12 @@ def iso(moment: datetime) -> str:
 
 def clock(moment: datetime, now: datetime | None = None) -> str:
     """Return a moment in UTC for people: without its date if that is today's, without its year if it is this one."""
-    moment = moment.astimezone(UTC)
+    moment = moment.astimezone(UTC).replace(tzinfo=None)
     if now is not None and moment.date() == now.date():
         return f"{moment:%H:%M:%S}"
     if now is not None and moment.year == now.year:
         return f"{moment.day} {moment:%b %H:%M:%S}"
-    return f"{moment:%Y-%m-%d %H:%M:%S}"
+    return moment.isoformat(" ", "seconds")
 
 
 def local(moment: datetime, zone: str) -> str:
@@ -98,7 +103,7 @@ def reason_words(row: RunRow) -> str:
 
 def kind_words(kind: Kind) -> str:
     """Say what a row stands for, if that is not the usual."""
-    return {Kind.SCHEDULED: "", Kind.CATCH_UP: "catch-up", Kind.MANUAL: "triggered", Kind.RANGE: "several ticks"}[kind]
+    return _KINDS[kind]
 
 
 def end_words(term: TermRow) -> str:
@@ -120,6 +125,11 @@ def row_words(row: RunRow) -> str:
     return ", ".join(parts)
 
 
+def without_iso(text: str) -> str:
+    """Return a text for scripts and people with its moments as pages write them."""
+    return _ISO.sub(r"\1 \2 UTC", text)
+
+
 def segment(text: str) -> str:
     """Return a text as one segment of a path."""
     return quote(text, safe="")
@@ -139,6 +149,7 @@ FILTERS = {
         kind_words,
         end_words,
         row_words,
+        without_iso,
         segment,
     )
 }

@@ -45,7 +45,7 @@ def test_a_tick_that_ran_names_replica_delay_and_duration(command: Command, stor
         "next": iso(tick + timedelta(minutes=1)),
     }
     assert "started on first at" in document["explanation"]
-    assert "0.05s after it was due, and ended well after 1.5s." in document["explanation"]
+    assert "50ms after it was due, and ended well after 1.5s." in document["explanation"]
 
 
 def test_a_failure_says_what_went_wrong(command: Command, story: Story, tick: datetime) -> None:

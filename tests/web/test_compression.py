@@ -60,7 +60,8 @@ def test_what_is_short_is_left_as_it_is(sqlite_site: Site, path: str) -> None:
     ("header", "accepted"),
     [("gzip", True), ("GZIP", True), ("deflate, gzip;q=1.0, *;q=0.5", True), ("*", True), ("gzip ; q=0.5", True),
      ("", False), ("identity", False), ("gzip;q=0", False), ("gzip;q=0.000, br", False), ("br", False),
-     ("x-gzip-not", False), ("gzip;q=x", False), (", ,gzip,", True)],
+     ("x-gzip-not", False), ("gzip;q=x", False), (", ,gzip,", True),
+     ("*, gzip;q=0", False), ("gzip;q=0, *", False), ("*;q=0, gzip", True), ("*;q=0", False), ("br, *;q=0.1", True)],
 )  # fmt: skip
 def test_what_a_client_says_that_it_understands_is_taken_at_its_word(header: str, accepted: bool) -> None:
     assert accepts_gzip(header) is accepted

@@ -124,7 +124,7 @@ class Listing:
         """Read the rows with these ids: what belongs to them is looked up for a page, not for all it is chosen from."""
         page = chosen.subquery("page")
         query = runs().where(run.c.id.in_(select(page.c.id))).order_by(run.c.scheduled_at.desc(), run.c.id.desc())
-        return [run_row(row) for row in connection.execute(query).mappings()]
+        return [run_row(row) for row in connection.execute(query)]
 
     def job_page(
         self, leader: Leader | None, *, after: str = "", limit: int, attention: bool = False, now: datetime

@@ -178,8 +178,7 @@ class Pages(History):
         if before is not None:
             query = query.where(run.c.id < before)
         with self._database.connect() as connection:
-            rows = connection.execute(query.order_by(run.c.id.desc()).limit(limit)).mappings()
-            return tuple(run_row(row) for row in rows)
+            return tuple(run_row(row) for row in connection.execute(query.order_by(run.c.id.desc()).limit(limit)))
 
     def people(self) -> Standing:
         """Read who leads and which replicas there are, and no job."""
@@ -288,8 +287,8 @@ class Pages(History):
         else:  # SQLite has no lateral joins, and no round trips either
             queries = [runs().where(run.c.id.in_(newest.where(run.c.job_id == job_id))) for job_id in job_ids]
         for query in queries:
-            for row in connection.execute(query.order_by(run.c.id)).mappings():
-                found[row["job_id"]].append(run_row(row))
+            for row in map(run_row, connection.execute(query.order_by(run.c.id))):
+                found[row.job_id].append(row)
         return {job_id: tuple(rows) for job_id, rows in found.items()}
 
     def _counted(
@@ -344,7 +343,7 @@ class Pages(History):
         shown = ids[:CONCERNS_SHOWN]
         if not shown:
             return Some()
-        rows = {row["id"]: run_row(row) for row in connection.execute(runs().where(run.c.id.in_(shown))).mappings()}
+        rows = {row.id: row for row in map(run_row, connection.execute(runs().where(run.c.id.in_(shown))))}
         return Some(tuple(rows[one] for one in shown if one in rows), len(ids))
 
     def _paused_jobs(self, connection: Connection, present: ColumnElement[bool]) -> tuple[JobRow, ...]:

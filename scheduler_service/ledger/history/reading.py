@@ -79,7 +79,7 @@ class History(Listing):
             query = query.where(or_(run.c.scheduled_at >= since, run.c.until >= since))
         query = query.order_by(run.c.scheduled_at.desc(), run.c.id.desc()).limit(min(limit, MOST_RUNS))
         with self._database.connect() as connection:
-            return tuple(run_row(row) for row in connection.execute(query).mappings())
+            return tuple(run_row(row) for row in connection.execute(query))
 
     def run(self, run_id: int) -> tuple[RunRow, tuple[AttemptRow, ...]] | None:
         """Read one row and all its attempts, oldest first; None if there is no such row."""
@@ -88,7 +88,7 @@ class History(Listing):
             attempts_of_runs().where(run_attempt.c.run_id == run_id).order_by(run_attempt.c.attempt, run_attempt.c.id)
         )
         with self._database.connect() as connection:
-            found = connection.execute(query).mappings().first()
+            found = connection.execute(query).first()
             if found is None:
                 return None
             rows = connection.execute(attempts).mappings().all()
@@ -101,7 +101,7 @@ class History(Listing):
         with self._database.connect() as connection:
             for row in connection.execute(attempts_of_runs().order_by(run_attempt.c.run_id)).mappings():
                 attempts.setdefault(row["run_id"], []).append(attempt_row(row))
-            rows = [run_row(row) for row in connection.execute(query).mappings()]
+            rows = [run_row(row) for row in connection.execute(query)]
         return tuple(
             (row, tuple(sorted(attempts.get(row.id, ()), key=lambda one: (one.attempt, one.id)))) for row in rows
         )
@@ -143,7 +143,7 @@ class History(Listing):
             .limit(1)
         )
         with self._database.connect() as connection:
-            found = connection.execute(query).mappings().first()
+            found = connection.execute(query).first()
         row = run_row(found) if found is not None else None
         return row if row is not None and moment <= (row.until or row.scheduled_at) else None
 
@@ -182,7 +182,7 @@ class History(Listing):
     def _neighbour(self, job_id: str, condition: ColumnElement[bool], order: Any) -> RunRow | None:
         query = runs().where(run.c.lock_id == self._lock_id, run.c.job_id == job_id, condition).order_by(order).limit(1)
         with self._database.connect() as connection:
-            found = connection.execute(query).mappings().first()
+            found = connection.execute(query).first()
         return run_row(found) if found is not None else None
 
     def _leader(self, connection: Connection, now: datetime) -> Leader | None:

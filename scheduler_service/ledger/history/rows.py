@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, and_, select
+from sqlalchemy import Row, RowMapping, Select, and_, select
 
 from scheduler_service.ledger.history.values import AttemptRow, JobRow, LastRun, Pause, RunRow
 from scheduler_service.model import Kind, Reason, State
@@ -13,7 +13,7 @@ from scheduler_service.tables import run, run_attempt, run_output
 
 
 def runs() -> Select[Any]:
-    """Return the query for rows of the ledger, each with its newest attempt."""
+    """Return the query for rows of the ledger, each with its newest attempt, in the order of RunRow's fields."""
     return select(
         run.c.id,
         run.c.job_id,
@@ -48,11 +48,12 @@ def attempts_of_runs() -> Select[Any]:
     )
 
 
-def run_row(row: RowMapping) -> RunRow:
+def run_row(row: Row[Any]) -> RunRow:
     """Return what `runs` asks for."""
-    values = dict(row)
-    values["kind"], values["state"], values["reason"] = Kind(row["kind"]), State(row["state"]), _reason(row["reason"])
-    return RunRow(**values)
+    # By their order, which is that of RunRow's fields: to look each up by its name takes most of the time of a page.
+    values: list[Any] = list(row)
+    values[5:8] = Kind(values[5]), State(values[6]), _reason(values[7])
+    return RunRow(*values)
 
 
 def attempt_row(row: RowMapping) -> AttemptRow:

@@ -279,6 +279,8 @@ def _about(moment: datetime) -> str:
 
 
 def _span(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
     if seconds < 60:
         return f"{seconds:.3g}s"
     minutes, left = divmod(round(seconds), 60)
