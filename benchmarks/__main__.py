@@ -10,6 +10,7 @@ parts, and `--only` without a name shows what FILE has.  --page puts that table 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -51,7 +52,9 @@ def main() -> None:
     usual = [name for name in EXPERIMENTS if not (options.quick and name in NOT_QUICK)]
     for name in usual if options.only is None else options.only:
         print(f"{name} …", file=sys.stderr, flush=True)
-        record.replace(name, [figure.row() for figure in EXPERIMENTS[name](quick=options.quick)], options.quick)
+        load = os.getloadavg()[0]
+        rows = [figure.row() for figure in EXPERIMENTS[name](quick=options.quick)]
+        record.replace(name, rows, quick=options.quick, load=load)
         record.write()
     print(table(record.rows(EXPERIMENTS)))
     if options.page is not None:

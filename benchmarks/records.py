@@ -33,10 +33,15 @@ class Record:
             )
         return cls(machine, path, found["parts"])
 
-    def replace(self, name: str, rows: Sequence[Row], quick: bool) -> None:
-        """Take the rows of a measurement that has just been made."""
+    def replace(self, name: str, rows: Sequence[Row], *, quick: bool, load: float) -> None:
+        """Take the rows of a measurement that has just been made; `load` is what the machine had to do before it."""
         at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self.parts[name] = {"measured_at": at, "quick": quick, "rows": [dict(row) for row in rows]}
+        self.parts[name] = {
+            "measured_at": at,
+            "quick": quick,
+            "load": round(load, 1),
+            "rows": [dict(row) for row in rows],
+        }
 
     def rows(self, names: Iterable[str]) -> list[Row]:
         """Return the rows of these measurements, in this order."""
@@ -52,9 +57,13 @@ class Record:
         one = self.machine
         days = sorted({part["measured_at"][:10] for part in self.parts.values()})
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        loads = sorted(part["load"] for part in self.parts.values())
+        hurried = [name for name, part in self.parts.items() if part["quick"]]
         return (
             f"{one['cores']} cores of {one['processor']}, {one['memory_gib']} GiB, {one['system']}, Python"
-            f" {one['python']}, PostgreSQL {one['postgresql']}, APScheduler {one['apscheduler']}; {when}."
+            f" {one['python']}, PostgreSQL {one['postgresql']}, APScheduler {one['apscheduler']}; {when}; load average"
+            f" before the measurements {loads[0]} to {loads[-1]}"
+            + (f"; few trials (`--quick`): {', '.join(hurried)}." if hurried else ".")
         )
 
 

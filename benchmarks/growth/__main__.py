@@ -10,6 +10,7 @@ marks; --picture draws it as SVG.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,8 +41,10 @@ def main() -> None:
     subject = SUBJECTS[options.subject]
     for size in subject.sizes if options.sizes is None else options.sizes:
         print(f"{size:,} {subject.what} …", file=sys.stderr, flush=True)
+        load = os.getloadavg()[0]
         measured = subject.measure(size)
-        record.replace(subject.name, merged(record.rows([subject.name]), size, measured), quick=False)
+        rows_of_subject = merged(record.rows([subject.name]), size, measured, load)
+        record.replace(subject.name, rows_of_subject, quick=False, load=load)
         record.write()
     found = record.rows([subject.name])
     print(table(subject, found))

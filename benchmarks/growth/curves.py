@@ -21,17 +21,23 @@ class Subject:
     measure: Callable[[int], Measured]
 
 
-def merged(rows: Sequence[Row], size: int, measured: Measured) -> list[Row]:
-    """Return the rows with that of `size` replaced, in the order of their sizes."""
+LOAD = "load average before"
+
+
+def merged(rows: Sequence[Row], size: int, measured: Measured, load: float) -> list[Row]:
+    """Return the rows with that of `size` replaced, in the order of their sizes; `load`: the machine's, before."""
     others = [row for row in rows if row["size"] != size]
-    return sorted([*others, {"size": size, "measured": dict(measured)}], key=lambda row: int(row["size"]))
+    row = {"size": size, "load": round(load, 1), "measured": dict(measured)}
+    return sorted([*others, row], key=lambda row: int(row["size"]))
 
 
 def table(subject: Subject, rows: Sequence[Row]) -> str:
     """Return a line for each size."""
     labels = _labels(rows)
-    lines = [[f"{row['size']:,}", *(_cell(row["measured"], label) for label in labels)] for row in rows]
-    return markdown((subject.what, *labels), lines)
+    lines = [
+        [f"{row['size']:,}", *(_cell(row["measured"], label) for label in labels), f"{row['load']}"] for row in rows
+    ]
+    return markdown((subject.what, *labels, LOAD), lines)
 
 
 def picture(subject: Subject, rows: Sequence[Row]) -> str:

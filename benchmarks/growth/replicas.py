@@ -38,7 +38,7 @@ def measure(count: int) -> Measured:
         found["statements a second, all"] = sum(of_replicas)
         of_standbys = [rate for rate, one in zip(of_replicas, fleet.replicas, strict=True) if one is not fleet.leader()]
         if of_standbys:
-            found["of one standby"] = statistics.mean(of_standbys)
+            found["statements a second, one standby"] = statistics.mean(of_standbys)
         ((connections,),) = Books(server.url).rows(CONNECTIONS)
         found["connections"] = float(connections)
         memory = [process_figures(one.pid)["memory, MiB"] for one in fleet.replicas]
@@ -47,7 +47,7 @@ def measure(count: int) -> Measured:
         with _fleet(count, idle=False) as (fleet, server):
             trials = [trial(fleet, Books(server.url), Replica.kill, count - 1) for _ in range(TRIALS)]
         found["kill -9 → next leader elected, p50, ms"] = 1000 * statistics.median(elected for elected, _ in trials)
-        found["→ its first settled tick, p50, ms"] = 1000 * statistics.median(settled for _, settled in trials)
+        found["kill -9 → first settled tick, p50, ms"] = 1000 * statistics.median(settled for _, settled in trials)
     return found
 
 

@@ -46,8 +46,8 @@ def measure(rate: int) -> Measured:
     return {
         "started a second": len(late) / SECONDS,
         "tick → start, p50, ms": 1000 * percentile(late, 50),
-        "p99, ms": 1000 * percentile(late, 99),
-        "max, ms": 1000 * max(late),
+        "tick → start, p99, ms": 1000 * percentile(late, 99),
+        "tick → start, max, ms": 1000 * max(late),
         "behind at the end": float(behind),
         "processor of the leader, %": 100 * ours / SECONDS,
         "processor of the database, %": 100 * theirs / SECONDS,

@@ -38,7 +38,7 @@ def test_parts_that_are_measured_one_after_another_come_together_in_one_file(tmp
     path, here = tmp_path / "figures.json", machine()
     for name, value in (("second", 2.0), ("first", 1.0), ("second", 3.0)):
         record = Record.read(path, here)
-        record.replace(name, [Figure(name, "ms", [value]).row()], quick=False)
+        record.replace(name, [Figure(name, "ms", [value]).row()], quick=False, load=0.5)
         record.write()
     rows = Record.read(path, here).rows(["first", "second", "third"])
     assert [(row["what"], row["max"]) for row in rows] == [("first", 1.0), ("second", 3.0)]
@@ -63,11 +63,11 @@ def test_a_table_is_put_between_its_marks_and_nothing_else_changes(tmp_path: Pat
 
 def test_a_size_measured_again_replaces_its_line_and_the_picture_has_a_point_for_each() -> None:
     subject = Subject("rows", "rows", (), lambda size: {})
-    rows = merged([], 1000, {"settle, ms": 9.0})
+    rows = merged([], 1000, {"settle, ms": 9.0}, 0.0)
     for size, value in ((0, 1.0), (1000, 2.0), (10_000, 3.0)):
-        rows = merged(rows, size, {"settle, ms": value})
+        rows = merged(rows, size, {"settle, ms": value}, 1.25)
     lines = table_of_sizes(subject, rows).split("\n")
-    assert [line.replace(" ", "") for line in lines[2:]] == ["|0|1|", "|1,000|2|", "|10,000|3|"]
+    assert [line.replace(" ", "") for line in lines[2:]] == ["|0|1|1.2|", "|1,000|2|1.2|", "|10,000|3|1.2|"]
     (line,) = ElementTree.fromstring(picture(subject, rows)).findall("{http://www.w3.org/2000/svg}polyline")
     across = [float(point.split(",")[0]) for point in line.attrib["points"].split()]
     assert across[1] - across[0] == pytest.approx(across[2] - across[1], abs=0.2), "ten times as much is as far again"
