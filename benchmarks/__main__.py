@@ -63,7 +63,9 @@ def main() -> None:
 
 def page(record: Record) -> str:
     """Return what stands between the marks of a page."""
-    return f"{record.described()}\n\n{table(record.rows(EXPERIMENTS))}"
+    missing = [name for name in EXPERIMENTS if name not in record.parts]
+    note = f" Not measured: {', '.join(missing)}." if missing else ""
+    return f"{record.described()}{note}\n\n{table(record.rows(EXPERIMENTS))}"
 
 
 if __name__ == "__main__":

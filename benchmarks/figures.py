@@ -65,8 +65,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def shown(value: float) -> str:
     """Return a number with as many digits as can be meant."""
-    if value == round(value) and abs(value) < 10:
-        return f"{value:.0f}"
+    if value == round(value):
+        return f"{value:,.0f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
