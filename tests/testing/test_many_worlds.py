@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -81,11 +82,27 @@ def check(runs: Runs, job: dict[str, Any]) -> None:
         assert len(run.starts) <= limit
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(job=jobs, happening=st.lists(orders, max_size=5), taking=lengths, ending=ends)
+QUICK = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+worlds = given(job=jobs, happening=st.lists(orders, max_size=5), taking=lengths, ending=ends)
+
+
+@QUICK
+@worlds
 def test_every_tick_is_accounted_for_and_no_two_runs_of_an_exclusive_job_go_on_at_once(
     tmp_path_factory: Any, job: dict[str, Any], happening: list[Any], taking: list[int], ending: list[Any]
 ) -> None:
-    folder = tmp_path_factory.getbasetemp()
-    first = play(folder, job, happening, taking, ending)
-    assert play(folder, job, happening, taking, ending) == first, "the same world goes the same way"
+    live_twice(tmp_path_factory.getbasetemp(), job, happening, taking, ending)
+
+
+@pytest.mark.long
+@settings(QUICK, max_examples=300)
+@worlds
+def test_the_same_holds_in_many_more_worlds(
+    tmp_path_factory: Any, job: dict[str, Any], happening: list[Any], taking: list[int], ending: list[Any]
+) -> None:
+    live_twice(tmp_path_factory.getbasetemp(), job, happening, taking, ending)
+
+
+def live_twice(folder: Path, *world: Any) -> None:
+    first = play(folder, *world)
+    assert play(folder, *world) == first, "the same world goes the same way"
