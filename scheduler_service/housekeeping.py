@@ -23,7 +23,7 @@ from scheduler_service.model import Attempt, Lease
 
 WATCH_SECONDS = 1.0  # how often we look while we run something, or lead and another replica does
 LEAST_SECONDS = 0.05
-PRUNE_SECONDS = 60.0
+PRUNE_SECONDS = 20.0
 PRUNE_ROWS = 500
 RETRY_SECONDS = 1.0
 SAMPLE_JOBS = 100  # so many of our jobs are looked for where another replica has another configuration

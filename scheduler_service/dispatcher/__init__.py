@@ -39,7 +39,7 @@ SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a 
 HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
 RETRY_SECONDS = 0.5  # after the database did not answer
-REHEARSE_SECONDS = 60.0  # how often a standby makes sure that it is ready: connections come and go
+REHEARSE_SECONDS = 300.0  # how often a standby makes sure that it is ready: connections come and go
 IDLE_SECONDS = 1.0  # a standby only shows that it is alive
 SUSPECT_SECONDS = 0.05
 

@@ -164,7 +164,7 @@ class SqliteLedger(SqliteEndings):
             pruned = 0
             some = self._on(
                 connection,
-                "select job_id, settled_until from {p}job_state where lock_id = :lock_id order by random() limit 100",
+                "select job_id, settled_until from {p}job_state where lock_id = :lock_id order by random() limit 25",
             )
             for job_id, settled_until in some:
                 pruned += len(

@@ -228,7 +228,7 @@ SIGN_OUT = (
 
 PRUNE = (
     _FENCE
-    + """, chosen as (select * from {p}job_state where lock_id = :lock_id order by random() limit 100),
+    + """, chosen as (select * from {p}job_state where lock_id = :lock_id order by random() limit 25),
 old as (
   select r.id from fence, chosen s
     left join lateral (

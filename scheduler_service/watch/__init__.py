@@ -36,7 +36,7 @@ from scheduler_service.rush import Rush
 from scheduler_service.schedule import Schedule, ScheduleError, due_at
 from scheduler_service.watch.fortunes import Fortune, Fortunes
 
-SAMPLE_SECONDS = 5.0
+SAMPLE_SECONDS = 8.0
 RUSH_SECONDS = 1.0  # a sample waits so long until what is due has been started
 SOON_SECONDS = 0.5  # when one sample could not hold everything
 BATCH_JOBS = 1000  # looked at in one sample

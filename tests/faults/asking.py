@@ -33,7 +33,7 @@ class Asked:
     def written_by_standby(self) -> list[str]:
         """Statements of the standby that may write.
 
-        What is fenced cannot: it is said once a minute for a term that never was, to be ready for an election.
+        What is fenced cannot: it is said every few minutes for a term that never was, to be ready for an election.
         """
         return [one for one in self.standby if _WRITES.search(one) and not one.startswith(FENCED)]
 
