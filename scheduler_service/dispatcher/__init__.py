@@ -34,7 +34,8 @@ BATCH_JOBS = 200  # jobs settled in one statement,
 BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer than a statement may
 MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
-POLL_SECONDS = 0.95  # how often the ledger is asked what waits to be started
+POLL_SECONDS = 0.95  # how often the ledger is asked what waits to be started,
+POLL_REST = 4  # and so many times as long as that took it is not asked while something is known to wait
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
 HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
@@ -93,7 +94,7 @@ class Dispatcher:
         self._taken_over = 0  # the last term of which it was told
         self._ledger_behind = False  # a configuration was taken up that it has not adopted
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
-        self._polled_at = self._settled_all_at = 0.0
+        self._poll_at = self._settled_all_at = 0.0
         self._rehearsed_at = -REHEARSE_SECONDS
         self._outage = Outage(events, "dispatcher", clock)
 
@@ -212,7 +213,7 @@ class Dispatcher:
         if batch:
             self._settle(lease, batch)
             wanted = True
-        polling = now - self._polled_at >= POLL_SECONDS
+        polling = now >= self._poll_at
         if polling or (wanted and self._starter.has_room):
             self._start(lease, anew=polling)
         if self._taken_over != self._term == lease.term:
@@ -246,7 +247,7 @@ class Dispatcher:
 
     def _pause(self) -> float:
         now, first = self._clock.monotonic(), self._agenda.next_at()
-        return max(0.0, min(now + POLL_SECONDS if first is None else first, self._polled_at + POLL_SECONDS) - now)
+        return max(0.0, min(now + POLL_SECONDS if first is None else first, self._poll_at) - now)
 
     # --- taking over
 
@@ -360,8 +361,11 @@ class Dispatcher:
         if self._current() is None:
             return
         if fresh := anew or not self._starter.has_candidates:
-            self._polled_at = self._clock.monotonic()
+            began = self._clock.monotonic()
             poll = self._starter.poll(self._specs)
+            now = self._clock.monotonic()
+            rest = POLL_REST * (now - began) if self._starter.has_candidates else 0.0
+            self._poll_at = now + max(POLL_SECONDS, rest)
             self._look_at_pauses(poll)
             if not all(is_wanted(run, self._specs) for run in poll.runs):
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.

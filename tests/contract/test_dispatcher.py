@@ -612,6 +612,34 @@ def test_what_waits_is_read_once_for_several_starts(world: World, monkeypatch: p
     assert (begun, len(polls)) == (list("abcdef"), 1)
 
 
+def test_a_slow_reading_of_what_waits_is_not_repeated_before_what_it_found_is_used(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    polls: list[tuple[Any, ...]] = []
+    poll = world.cut.ledger.poll
+
+    def slow(*words: Any) -> Any:
+        clock[0] += 2.0
+        polls.append(words)
+        return poll(*words)
+
+    monkeypatch.setattr(world.cut.ledger, "poll", slow)
+    monkeypatch.setattr(world.clock, "monotonic", lambda: clock[0])
+    world.pool.size = 1
+    world.adopt(*(job(name) for name in "abc"), back=HOUR)
+    polls.clear()
+    for _ in range(3):
+        world.step_all()
+        world.finish()
+        clock[0] += 1.5
+    assert len(polls) == 1
+    for _ in range(3):  # and where nothing is known to wait, it is asked for as often as ever
+        world.step_all()
+        clock[0] += 1.5
+    assert len(polls) == 4
+
+
 @pytest.mark.parametrize("deed", ["paused", "cancelled", "edited away"])
 def test_what_was_read_a_moment_ago_is_looked_at_again_before_it_starts(world: World, deed: str) -> None:
     world.pool.size = 1
