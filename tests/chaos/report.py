@@ -12,7 +12,7 @@ from typing import Any
 from tests.chaos.diary import Deed, Diary
 from tests.chaos.judge import Verdict
 from tests.chaos.plan import REQUESTS, Plan
-from tests.chaos.records import Records
+from tests.chaos.records import Records, Term
 
 Figures = Mapping[str, float]
 SHOWN = 40  # violations
@@ -36,7 +36,8 @@ def distribution(values: Sequence[float]) -> dict[str, float]:
 def gaps(records: Records, deeds: Sequence[Deed]) -> dict[str, list[float]]:
     """Return by fault how many seconds passed from what took a leader away until the next leader's first decision.
 
-    Taken away by the last fault before the next term began that hit the leader itself, or whatever it depends on.
+    Taken away by the last fault before the next term began that hit the leader itself, or whatever it depends on.  A
+    leader that went on deciding is counted from its last decision.
     """
     found: dict[str, list[float]] = defaultdict(list)
     terms = sorted(records.terms, key=lambda term: term.term)
@@ -52,8 +53,21 @@ def gaps(records: Records, deeds: Sequence[Deed]) -> dict[str, list[float]]:
         ]
         settled = _first_decision(records, term.instance, acquired)
         if before and settled is not None:
-            found[before[-1].what].append((settled - before[-1].at).total_seconds())
+            began = max(before[-1].at, _last_decision(records, former, acquired) or before[-1].at)
+            found[before[-1].what].append((settled - began).total_seconds())
     return found
+
+
+def _last_decision(records: Records, term: Term, until: datetime | None) -> datetime | None:
+    began = term.acquired_at
+    return max(
+        (
+            run.decided_at
+            for run in records.runs
+            if run.decided_by == term.instance and began and until and began <= run.decided_at < until
+        ),
+        default=None,
+    )
 
 
 def _first_decision(records: Records, instance: str, since: datetime | None) -> datetime | None:

@@ -343,7 +343,8 @@ def test_a_gap_runs_from_the_last_fault_of_a_term_to_the_next_leaders_first_deci
     records, _ = sound()
     deeds = [Deed("kill", at(0.5), "cyd"), Deed("freeze", at(2.0), "ann"), Deed("server", at(3.0)), Deed("x", at(5.0))]
     assert gaps(records, deeds) == {"server": [1.0]}
-    assert gaps(records, deeds[:2]) == {"freeze": [2.0]}
+    assert gaps(records, [*deeds[:1], Deed("freeze", at(3.25), "ann")]) == {"freeze": [0.75]}
+    assert gaps(records, deeds[:2]) == {"freeze": [1.0]}, "it went on deciding for a second"
     assert gaps(records, deeds[:1]) == {}
 
 
