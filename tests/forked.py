@@ -134,7 +134,7 @@ def start(
 
     What stands `within` comes before the command and becomes it, as `nice` does.
     """
-    if not Template.wanted or within or "LD_PRELOAD" in environment:
+    if not Template.wanted or within or _is_read_at_start(environment):
         command = (*within, *COMMAND, *arguments)
         return subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
@@ -143,6 +143,12 @@ def start(
         streams = [nowhere.fileno() if one == subprocess.DEVNULL else one for one in (nowhere.fileno(), stdout, stderr)]
         request = {"arguments": list(arguments), "folder": str(folder), "environment": dict(environment)}
         return _template().fork(request, streams)
+
+
+def _is_read_at_start(environment: Mapping[str, str]) -> bool:
+    """Whether it differs from ours in what the loader or Python looks at before anything of ours runs."""
+    names = {name for name in (*environment, *os.environ) if name.startswith(("LD_", "PYTHON"))}
+    return any(environment.get(name) != os.environ.get(name) for name in names)
 
 
 def run(

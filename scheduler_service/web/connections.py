@@ -103,7 +103,9 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
 
     def _note(self, data: bytes) -> None:
-        if self._asked is not None and good_while(self.scope) is not None:
+        if self._asked is None or self.scope is None:  # what is answered is no request that could be understood
+            return
+        if good_while(self.scope) is not None:
             self._said.append(data)
 
     def _keep(self) -> None:

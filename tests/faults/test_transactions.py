@@ -49,13 +49,13 @@ def test_each_run_that_succeeded_left_one_row_and_no_other_run_left_any(
         fleet.next_leader(term)
         fleet.start()
     wait_for_more(20)
+    succeeded_jobs = "select count(distinct job_id) from {p}run where state = 'succeeded'"
+    fleet.wait_until(lambda: books.rows(succeeded_jobs)[0][0] == len(JOBS))
     living = {replica.instance for replica in fleet.replicas if replica.alive}
     fleet.wait_until(lambda: books.open_holders() <= living)
     fleet.drain()
     succeeded = [row[0] for row in books.rows("select id from {p}run where state = 'succeeded' order by id")]
     rows = [row[0] for row in books.rows("select run_id from public.payment order by run_id")]
     assert rows == succeeded
-    jobs = {row[0] for row in books.rows("select distinct job_id from {p}run where state = 'succeeded'")}
-    assert jobs == set(JOBS)
     again = books.rows("select count(*) from {p}run where attempt > 1")[0][0]
     print(f"{len(rows)} rows, {again} runs that were started again")

@@ -31,7 +31,7 @@ def test_a_tick_that_did_not_run_is_explained(worlds: Scheduler) -> None:
         "nothing that is late.",
         "  not expected to run, and did:",
         "    2026-03-30T00:30:00Z (Mon 02:30:00+0200 Europe/Berlin): succeeded. It was started on replica-2 at "
-        "2026-03-30T00:30:00Z, 0s after it was due, and ended well after 0s.",
+        "2026-03-30T00:30:00Z, 0ms after it was due, and ended well after 0ms.",
         "  as expected: 1 of 2",
     ]
 
@@ -71,8 +71,8 @@ def test_not_every_run_succeeded_names_those_that_did_not(worlds: Scheduler) -> 
         runs.assert_all_succeeded("a")
     assert message(told) == (
         "not every run of a succeeded:\n"
-        "  2026-05-05T12:20:00Z: failed. It was started on replica-1 at 2026-05-05T12:20:00Z, 0s after it was due, "
-        "and failed after 0s: ValueError: no rows."
+        "  2026-05-05T12:20:00Z: failed. It was started on replica-1 at 2026-05-05T12:20:00Z, 0ms after it was due, "
+        "and failed after 0ms: ValueError: no rows."
     )
 
 
