@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from tests.chaos.diary import Deed, Diary
 from tests.chaos.judge import Verdict
 from tests.chaos.plan import REQUESTS, Plan
-from tests.chaos.records import Records, Term
+from tests.chaos.records import Records
 
 Figures = Mapping[str, float]
 SHOWN = 40  # violations
@@ -34,47 +34,30 @@ def distribution(values: Sequence[float]) -> dict[str, float]:
 
 
 def gaps(records: Records, deeds: Sequence[Deed]) -> dict[str, list[float]]:
-    """Return by fault how many seconds passed from what took a leader away until the next leader's first decision.
+    """Return by fault how many seconds passed from what took a leader away until the next decision.
 
     Taken away by the last fault before the next term began that hit the leader itself, or whatever it depends on.  A
-    leader that went on deciding is counted from its last decision.
+    leader that went on deciding is counted from its last decision, and one that decided nothing at all counts as none.
     """
     found: dict[str, list[float]] = defaultdict(list)
     terms = sorted(records.terms, key=lambda term: term.term)
+    decided = sorted(run.decided_at for run in records.runs)
     for former, term in itertools.pairwise(terms):
         acquired = term.acquired_at
+        if acquired is None:
+            continue
         before = [
             deed
             for deed in sorted(deeds, key=lambda deed: deed.at)
-            if acquired is not None
-            and deed.at <= acquired
+            if deed.at <= acquired
             and deed.victim in (None, former.instance)
             and (former.acquired_at is None or deed.at >= former.acquired_at)
         ]
-        settled = _first_decision(records, term.instance, acquired)
-        if before and settled is not None:
-            began = max(before[-1].at, _last_decision(records, former, acquired) or before[-1].at)
-            found[before[-1].what].append((settled - began).total_seconds())
+        at = bisect.bisect_left(decided, acquired)
+        if before and at < len(decided):
+            began = max([before[-1].at, *decided[max(0, at - 1) : at]])
+            found[before[-1].what].append((decided[at] - began).total_seconds())
     return found
-
-
-def _last_decision(records: Records, term: Term, until: datetime | None) -> datetime | None:
-    began = term.acquired_at
-    return max(
-        (
-            run.decided_at
-            for run in records.runs
-            if run.decided_by == term.instance and began and until and began <= run.decided_at < until
-        ),
-        default=None,
-    )
-
-
-def _first_decision(records: Records, instance: str, since: datetime | None) -> datetime | None:
-    return min(
-        (run.decided_at for run in records.runs if run.decided_by == instance and since and run.decided_at >= since),
-        default=None,
-    )
 
 
 def document(plan: Plan, diary: Diary, records: Records, verdict: Verdict) -> dict[str, Any]:

@@ -345,6 +345,8 @@ def test_a_gap_runs_from_the_last_fault_of_a_term_to_the_next_leaders_first_deci
     assert gaps(records, deeds) == {"server": [1.0]}
     assert gaps(records, [*deeds[:1], Deed("freeze", at(3.25), "ann")]) == {"freeze": [0.75]}
     assert gaps(records, deeds[:2]) == {"freeze": [1.0]}, "it went on deciding for a second"
+    idle = replace(records, terms=[*records.terms[:1], Term(2, "cyd", at(3.25)), Term(3, "bob", at(3.5))])
+    assert gaps(idle, deeds[:2]) == {"freeze": [1.0]}, "whoever decides next"
     assert gaps(records, deeds[:1]) == {}
 
 
