@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 460, 150  # of one panel
 COLUMNS = 2
 MARGIN_LEFT, MARGIN_TOP, MARGIN_BOTTOM, MARGIN_RIGHT = 56, 26, 22, 14
 POINTS = 120  # of one line: more cannot be seen
-COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 
 # Pages are read in the light and in the dark.
 STYLE = """
@@ -110,7 +110,7 @@ def _panel(panel: Panel, number: int, axis: Axis, faults: Sequence[float]) -> st
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}"><title>{escape(label)}</title></polyline>'
         )
-    if 1 < len(series) <= len(COLOURS) or name not in series:
+    if len(series) <= len(COLOURS) and (len(series) > 1 or name not in series):
         words = [f'<tspan fill="{COLOURS[order]}"> {escape(label)}</tspan>' for order, label in enumerate(series)]
         parts.append(f'<text x="{x0 + across}" y="{top + 16}" text-anchor="end">{"".join(words)}</text>')
     return "\n".join(parts)

@@ -83,6 +83,13 @@ class _Judge:
         self.lost = {one.id for one in self.records.attempts if one.state == "lost"}
         self.lost |= {one.id for one in self.records.attempts if (one.run_id, one.number) in self.records.told_lost}
         self.oldest = {run.job: run.id for run in reversed(self.records.runs)}
+        # Of a pruned run it is not known which of its attempts was given up.
+        given_up = {run_id for run_id, _ in self.records.told_lost}
+        self.lost |= {
+            line.fence
+            for line in self.records.effects
+            if line.fence not in self.attempts and line.run_id in given_up and self.is_pruned(line)
+        }
         self.decisions: Counter[str] = Counter()
         self.tick_count = 0
 

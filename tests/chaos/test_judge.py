@@ -335,6 +335,20 @@ def test_what_was_pruned_is_asked_of_nobody() -> None:
     assert rules(nothing, diary) == set()
 
 
+def test_who_was_given_up_may_go_on_unseen_although_its_attempt_was_pruned() -> None:
+    records, diary = sound()
+    diary.pruned_before = at(2.5)
+    begun, ended, *others = records.effects
+    again = [replace(begun, fence=50, pid=200, at=1.05), replace(ended, fence=50, pid=200, at=1.07)]
+    pruned = replace(
+        records, runs=records.runs[2:], attempts=records.attempts[2:], effects=[begun, *again, ended, *others]
+    )
+    assert rules(pruned, diary) == {"overlap"}
+    assert rules(replace(pruned, told_lost={(1, 1): "ann"}), diary) == {"given up"}
+    diary.unheard.add("ann")
+    assert rules(replace(pruned, told_lost={(1, 1): "ann"}), diary) == set()
+
+
 def missing_from_the_rest(records: Records) -> Records:
     return replace(without_run(records, 4), effects=records.effects)
 
