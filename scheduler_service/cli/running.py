@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import click
@@ -16,6 +17,8 @@ from scheduler_service.events import Events
 from scheduler_service.rush import Rush
 from scheduler_service.service import Parts, Service, WebServer, assemble
 from scheduler_service.web import PortUnavailableError, Server, view_of
+
+SWITCH_SECONDS = 0.001  # how long a page that is drawn may keep the interpreter from who starts a run
 
 
 @click.command("run")
@@ -39,6 +42,7 @@ def run_command(ctx: click.Context, config_path: Path | None, port: int | None) 
 
 
 def _logged(config: Config, port: int | None) -> int:
+    sys.setswitchinterval(SWITCH_SECONDS)
     events, rush = Events(), Rush()
     log = logs.configure(config.logging.level, config.logging.format, events, secrets=_secrets(config), rush=rush)
     try:
