@@ -13,11 +13,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 from benchmarks import bursts, idle, launches, silence, takeover, week
-from benchmarks.figures import Figure, machine, table
-from benchmarks.records import Record, put_into
+from benchmarks.figures import Figure, table
+from benchmarks.records import Record, add_file_options, put_into
 
 EXPERIMENTS: Mapping[str, Callable[..., Iterator[Figure]]] = {
     "takeover": takeover.figures,
@@ -42,13 +41,9 @@ def main() -> None:
         help=f"few trials, about two minutes, and figures to match; without {', '.join(NOT_QUICK)} unless --only asks",
     )
     parser.add_argument("--only", nargs="*", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE, and keep its other rows")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between the marks of this page")
+    add_file_options(parser)
     options = parser.parse_args()
-    try:
-        record = Record.read(options.json, machine())
-    except ValueError as error:
-        parser.error(str(error))
+    record = Record.asked_for(parser, options)
     usual = [name for name in EXPERIMENTS if not (options.quick and name in NOT_QUICK)]
     for name in usual if options.only is None else options.only:
         print(f"{name} …", file=sys.stderr, flush=True)

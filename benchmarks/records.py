@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.figures import Row
+from benchmarks.figures import Row, machine
+
+
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command say where its figures go."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE, and keep its other rows")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between the marks of this page")
 
 
 @dataclass
@@ -19,6 +26,14 @@ class Record:
     machine: Mapping[str, Any]
     path: Path | None = None
     parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def asked_for(cls, parser: argparse.ArgumentParser, options: argparse.Namespace) -> Self:
+        """Return what the file of `--json` holds; a file of another machine ends the command."""
+        try:
+            return cls.read(options.json, machine())
+        except ValueError as error:
+            parser.error(str(error))
 
     @classmethod
     def read(cls, path: Path | None, machine: Mapping[str, Any]) -> Self:

@@ -1,6 +1,6 @@
 """Let what can wait be done when what is due has been started.
 
-    calm --begin: something is due--> rush --end: all that is due and finds room is begun--> calm
+    calm --something is due--> rush --all that is due and finds room is begun--> calm
 
 A process has one interpreter.  When a thousand ticks come due at once, whoever else takes it then (to write a line,
 to record a result, to look how the service fares) makes starts late, though nobody waits for what it does.  The
@@ -25,14 +25,13 @@ class Rush:
         """Whether there is more to start."""
         return not self._over.is_set()
 
-    def begin(self) -> None:
-        """Tell that there is something to start."""
-        if self._over.is_set():  # asked first, because each of thousands of jobs that come due tells it
+    def tell(self, *, going_on: bool) -> None:
+        """Tell whether there is something to start, or all is started that can be."""
+        if going_on == self.going_on:  # asked first, because each of thousands of jobs that come due tells it
+            return
+        if going_on:
             self._over.clear()
-
-    def end(self) -> None:
-        """Tell that all is started that can be."""
-        if not self._over.is_set():
+        else:
             self._over.set()
 
     def wait(self, seconds: float) -> bool:

@@ -15,10 +15,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.figures import machine
 from benchmarks.growth import jobs, replicas, rows, ticks
 from benchmarks.growth.curves import Subject, merged, picture, table
-from benchmarks.records import Record, put_into
+from benchmarks.records import Record, add_file_options, put_into
 
 SUBJECTS: Mapping[str, Subject] = {
     one.name: one for one in (jobs.SUBJECT, ticks.SUBJECT, replicas.SUBJECT, rows.SUBJECT)
@@ -30,14 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.splitlines()[0])
     parser.add_argument("subject", choices=SUBJECTS)
     parser.add_argument("--sizes", type=int, nargs="*", metavar="N", help="instead of those that are usual")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE, and keep its other rows")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between the marks of this page")
+    add_file_options(parser)
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the table as SVG")
     options = parser.parse_args()
-    try:
-        record = Record.read(options.json, machine())
-    except ValueError as error:
-        parser.error(str(error))
+    record = Record.asked_for(parser, options)
     subject = SUBJECTS[options.subject]
     for size in subject.sizes if options.sizes is None else options.sizes:
         print(f"{size:,} {subject.what} …", file=sys.stderr, flush=True)

@@ -105,7 +105,7 @@ class Dispatcher:
         with self._changed:
             self._lease = lease
             self._agenda.clear()
-            self._rush.begin()  # all jobs are due
+            self._rush.tell(going_on=True)  # all jobs are due
             self._signalled = True  # it may be in the middle of a step, and would rest after it
             self._changed.notify()
 
@@ -130,7 +130,7 @@ class Dispatcher:
         """A timer went off: the job must be settled at least up to `moment`."""
         with self._changed:
             if self._lease is not None:
-                self._rush.begin()
+                self._rush.tell(going_on=True)
                 self._agenda.add(job_id, moment)
                 self._changed.notify()
 
@@ -177,14 +177,14 @@ class Dispatcher:
             seconds = self._act()
         except StoreUnavailable as error:
             self._starter.forget()
-            self._rush.end()
+            self._rush.tell(going_on=False)
             self._outage.failed(error)
             self._signalled = True  # what the statement did is unknown: read again what waits
             return RETRY_SECONDS
         if seconds is None:  # nothing was asked: that is no answer
-            self._rush.end()
+            self._rush.tell(going_on=False)
             return SUSPECT_SECONDS
-        (self._rush.begin if self._ready() or self._starter.is_behind else self._rush.end)()
+        self._rush.tell(going_on=self._ready() or self._starter.is_behind)
         self._outage.over()
         return seconds
 

@@ -336,9 +336,8 @@ class Machine:
             self._events.emit("leadership_lost", term=lease.term, reason="release_unanswered")
         else:
             self._events.emit("leadership_released", term=lease.term, reason=reason)
-        self._not_before = self._clock.monotonic() + self._pace.jittered(
-            self.timing.renewal_seconds
-        )  # the others first
+        # The others first.
+        self._not_before = self._clock.monotonic() + self._pace.jittered(self.timing.renewal_seconds)
         self._pace.restart()
         self._standing = Standing(Role.STANDBY)
         return 0.0

@@ -194,7 +194,7 @@ class WatchedRush(Rush):
     def __init__(self) -> None:
         super().__init__()
         self.awaited = threading.Event()
-        self.begin()
+        self.tell(going_on=True)
 
     def wait(self, seconds: float) -> bool:
         self.awaited.set()
@@ -231,7 +231,7 @@ def test_in_a_rush_lines_wait_until_it_is_over(hasty: Log):
     observe(hasty, 1, 2)
     assert rush.awaited.wait(PATIENCE_SECONDS)
     assert written(hasty) == []
-    rush.end()
+    rush.tell(going_on=False)
     wait_until(lambda: written(hasty) == [1, 2])
 
 

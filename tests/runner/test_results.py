@@ -401,7 +401,7 @@ def test_the_second_waits_through_an_outage_in_which_the_first_may_have_been_wri
 def hasty(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A world that writes in a rush that does not end, in which results would gather for an hour."""
     monkeypatch.setattr("scheduler_service.results.GATHER_SECONDS", 3600.0)
-    world.rush.begin()
+    world.rush.tell(going_on=True)
     world.results.start()
     yield world
     world.results.stop(PATIENCE_SECONDS)
@@ -426,7 +426,7 @@ def test_who_waits_for_all_results_waits_for_no_rush(hasty: World):
 
 
 def test_a_rush_that_does_not_end_holds_no_result_up_for_long(world: World):
-    world.rush.begin()
+    world.rush.tell(going_on=True)
     world.results.start()
     world.add(1)
     wait_until(lambda: world.durable == [1])

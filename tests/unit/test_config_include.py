@@ -167,6 +167,7 @@ def test_too_many_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_files_that_are_too_long_together_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert files.LONGEST_TOGETHER == 16 * 1024 * 1024
     monkeypatch.setattr(files, "LONGEST_TOGETHER", 1024 * 1024)
     for number in range(5):
         file = write(folder / "jobs.d" / f"{number}.yaml", f"job-{number}")
