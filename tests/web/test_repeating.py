@@ -21,6 +21,7 @@ from tests.web.serving import LIMIT_SECONDS, Site, received, serving
 
 ASK = b"GET /counted HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /counted HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+MOST_ASKED = 100  # until one is repeated
 
 
 class Counting:
@@ -275,11 +276,14 @@ def test_pages_and_metrics_are_repeated_for_a_moment_and_then_made_anew(
     sqlite_story.job()
     client = Client(sqlite_site.url)
     with asked_again(monkeypatch) as found:
-        first = client.ask(keep_alive(path))
-        wait_until(lambda: client.ask(keep_alive(path)) != first, LIMIT_SECONDS)
+        former = client.ask(keep_alive(path))
+        while not found[-1]:  # a page that took its time, as the first one does, is old when it is there
+            former, last = client.ask(keep_alive(path)), former
+            assert not found[-1] or former == last
+            assert len(found) < MOST_ASKED, "none was repeated"
+        wait_until(lambda: client.ask(keep_alive(path)) != former, LIMIT_SECONDS)
     client.connection.close()
     assert found[0] is False
-    assert True in found, "none was repeated"
     assert found[-1] is False, "what differs was made anew"
 
 
