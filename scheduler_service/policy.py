@@ -53,6 +53,10 @@ def decide(
     `waiting` are older ticks, oldest first, that were to run, never began, and are decided anew
     with the others.  `open_count` is how many earlier runs of the job are open.
     """
+    if not waiting and len(ticks := schedule.between(after, until, 2)) < 2:  # as nearly always: nothing, or one on time
+        due = [due_at(spec.id, tick, spec.jitter) for tick in ticks]
+        if all(moment >= now - spec.misfire_grace for moment in due):
+            return _overlapping(spec, [_to_run(*one) for one in zip(ticks, due, strict=True)], after, open_count)
     choice = _Choice(spec, schedule, after, until, now, waiting)
     if spec.catch_up is CatchUp.ALL:
         decisions = choice.all()
@@ -106,6 +110,10 @@ def _overlapping(spec: JobSpec, decisions: list[Decision], after: datetime, open
         replace(one, kind=Kind.SCHEDULED, state=State.MISSED, reason=Reason.COALESCED) if id(one) in older else one
         for one in decisions
     ]
+
+
+def _to_run(tick: datetime, due: datetime, kind: Kind = Kind.SCHEDULED) -> Decision:
+    return Decision(tick, due, kind, State.WAITING, Reason.QUEUED)
 
 
 def _refused(decisions: list[Decision], after: datetime, room: int, reason: Reason) -> list[Decision]:
@@ -186,7 +194,7 @@ class _Choice:
         return [*self._missed(start, newest[0] - MICROSECOND, Reason.COALESCED), self._run(newest[0], kind)]
 
     def _run(self, tick: datetime, kind: Kind) -> Decision:
-        return Decision(tick, self._due(tick), kind, State.WAITING, Reason.QUEUED)
+        return _to_run(tick, self._due(tick), kind)
 
     def _missed(self, after: datetime, until: datetime, reason: Reason) -> list[Decision]:
         # Ticks that have a row already keep it, so only new ticks can be folded into a range.

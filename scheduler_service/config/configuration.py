@@ -53,6 +53,7 @@ class Config(Discreet):
     file: str  # what messages call the main file
     include: tuple[str, ...] = ()  # absolute patterns
     files: tuple[Path, ...] = ()  # every file that was read, absolute; the main one first
+    digests: Mapping[Path, bytes | None] = Field({}, exclude=True, repr=False)  # SHA-256 of each, as it was read
     warnings: tuple[Problem, ...] = ()
     places: Mapping[str, Position] = Field({}, exclude=True, repr=False)  # of what check_callables looks at
 
@@ -72,7 +73,9 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     files, patterns = (path.absolute(), *included.files), tuple(included.patterns)
     if report.problems:
         raise ConfigError(report.problems, files=files, include=patterns)
-    return config.model_copy(update={"files": files, "include": patterns, "warnings": report.warnings})
+    digests = {file: source.digest for file, source in zip(files, (main, *further), strict=True)}
+    about = {"files": files, "digests": digests, "include": patterns, "warnings": report.warnings}
+    return config.model_copy(update=about)
 
 
 def _read(main: Source, further: Sequence[Source], path: Path, report: Report) -> Config:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler_service.config.problems import WHOLE_FILE, Position, Report
@@ -12,8 +14,16 @@ _CONTROL = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-
 NO_FILE = "there is no such file; make one with: scheduler-service init"
 
 
-def read_text(path: Path, report: Report, no_file: str = NO_FILE) -> str | None:
-    """Return the text of the file, without a byte order mark, or None when the report says why not.
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a file holds; `digest` is the SHA-256 of its bytes."""
+
+    text: str  # without a byte order mark
+    digest: bytes
+
+
+def read_text(path: Path, report: Report, no_file: str = NO_FILE) -> Text | None:
+    """Return the text of the file, or None when the report says why not.
 
     `no_file` is what to say when it is not there.
     """
@@ -45,7 +55,7 @@ def read_text(path: Path, report: Report, no_file: str = NO_FILE) -> str | None:
         message = f"character U+{ord(found[0]):04X} cannot stand here; remove it, or write it as an escape in quotes"
         report.add(position_of(text, found.start()), "", message)
         return None
-    return text if text.strip() else ""
+    return Text(text if text.strip() else "", hashlib.sha256(content).digest())
 
 
 def position_of(text: str, index: int) -> Position:

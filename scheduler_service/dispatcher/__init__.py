@@ -26,7 +26,7 @@ from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
 from scheduler_service.dispatcher.states import JobStates
 from scheduler_service.dispatcher.telling import tell_adoption, tell_settlement
 from scheduler_service.events import Events, Outage
-from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement, StartsLimits, Survey
+from scheduler_service.ledger import ABSENT_AFTER, JobState, Ledger, OpenRun, Poll, Settlement, StartsLimits, Survey
 from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
 from scheduler_service.rush import Rush
 
@@ -35,8 +35,10 @@ BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer 
 MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
 POLL_SECONDS = 0.98  # how often the ledger is asked what waits to be started,
+CATCHING_UP_SECONDS = 0.25  # while ticks are caught up on, because those on time pass by,
 POLL_REST = 4  # and so many times as long as that took it is not asked while something is known to wait
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
+ADOPT_SECONDS = ABSENT_AFTER.total_seconds() / 2  # how often the ledger is told which jobs there are, at least
 HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
 RETRY_SECONDS = 0.5  # after the database did not answer
@@ -90,11 +92,10 @@ class Dispatcher:
         # From here on only the dispatcher's thread writes.
         self._term = 0  # the term whose job states we hold
         self._states = JobStates(events)
-        self._swept = False  # all jobs were made due in this term
         self._taken_over = 0  # the last term of which it was told
         self._ledger_behind = False  # a configuration was taken up that it has not adopted
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
-        self._poll_at = self._settled_all_at = 0.0
+        self._poll_at = self._settled_all_at = self._adopt_at = 0.0
         self._rehearsed_at = -REHEARSE_SECONDS
         self._outage = Outage(events, "dispatcher", clock)
 
@@ -202,20 +203,22 @@ class Dispatcher:
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
         if now - self._settled_all_at >= SETTLE_ALL_SECONDS:
-            if lease.term == self._term and self._swept and not self._adopt(lease):
+            if lease.term == self._term and now >= self._adopt_at and not self._adopt(lease):
                 return SUSPECT_SECONDS
-            self._settled_all_at, self._swept = now, True
+            self._settled_all_at = now
             self._agenda.add_all(self._states)
         wanted = self._signalled
         with self._changed:
             self._signalled = False
-        batch = self._agenda.take(max(1, BATCH_JOBS // self._share))
+        most = max(1, BATCH_JOBS // self._share)
+        batch = self._agenda.take(most)
         if batch:
             self._settle(lease, batch)
             wanted = True
         polling = now >= self._poll_at
         if polling or (wanted and self._starter.has_room):
-            self._start(lease, anew=polling)
+            # Where thousands of jobs wait to be settled, what is late already waits for that.
+            self._start(lease, anew=polling, late=len(batch) < most)
         if self._taken_over != self._term == lease.term:
             self._taken_over = lease.term
             self.on_taken_over(lease.term)
@@ -258,11 +261,12 @@ class Dispatcher:
             self._fenced("adopt", lease)
             return False
         elected = lease.term != self._term
+        # After a reload soon again: only then do those that are gone stand out from the others by their age.
+        self._adopt_at = self._clock.monotonic() + (SETTLE_ALL_SECONDS / 2 if self._ledger_behind else ADOPT_SECONDS)
         self._term, self._ledger_behind = lease.term, False
         wanted = (state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled)
         self._states.replace(wanted, elected=elected)
         if elected:
-            self._swept = False
             self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS
         else:
             # An edited job is settled now: what its new schedule says holds from this moment on, not from its
@@ -357,7 +361,7 @@ class Dispatcher:
 
     # --- starting
 
-    def _start(self, lease: Lease, *, anew: bool) -> None:
+    def _start(self, lease: Lease, *, anew: bool, late: bool) -> None:
         if self._current() is None:
             return
         if fresh := anew or not self._starter.has_candidates:
@@ -365,12 +369,12 @@ class Dispatcher:
             poll = self._starter.poll(self._specs)
             now = self._clock.monotonic()
             rest = POLL_REST * (now - began) if self._starter.has_candidates else 0.0
-            self._poll_at = now + max(POLL_SECONDS, rest)
+            self._poll_at = now + max(CATCHING_UP_SECONDS if self._starter.is_catching_up else POLL_SECONDS, rest)
             self._look_at_pauses(poll)
             if not all(is_wanted(run, self._specs) for run in poll.runs):
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
                 self._ledger_behind = self._signalled = True
-        runs, more = self._starter.with_room(self._specs)
+        runs, more = self._starter.with_room(self._specs, late=late)
         if more:
             self._signalled = True
         if not runs or self._current() is None:

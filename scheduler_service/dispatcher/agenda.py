@@ -35,68 +35,70 @@ class Agenda:
     def __init__(self, changed: threading.Condition, clock: Clock) -> None:
         self._changed = changed
         self._clock = clock
-        self._due: dict[str, Due] = {}
+        self._timers: dict[str, Due] = {}  # whose timer has gone off: they come first, for the others may be many
+        self._others: dict[str, Due] = {}
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self._timers) + len(self._others)
 
     def add(self, job_id: str, moment: datetime) -> None:
         """Let a job be due at least up to `moment`, now."""
         with self._changed:
-            known = self._due.get(job_id)
-            self._due[job_id] = Due(moment if known is None else max(moment, known.moment))
+            known = self._forget(job_id)
+            self._note(job_id, Due(moment if known is None else max(moment, known.moment)))
 
     def add_all(self, job_ids: Iterable[str]) -> None:
         """Let jobs be due up to now, unless they are due already."""
         with self._changed:
             for job_id in job_ids:
-                self._due.setdefault(job_id, Due(LONG_AGO))
+                if job_id not in self._timers:
+                    self._others.setdefault(job_id, Due(LONG_AGO))
 
     def clear(self) -> None:
         """Forget everything."""
         with self._changed:
-            self._due = {}
+            self._timers, self._others = {}, {}
 
     def take(self, most: int) -> Mapping[str, Due]:
         """Return what is ready, at most so many; they stay due until they are `done`."""
         now = self._clock.monotonic()
-        # Timers first: the sweep over all jobs may be long.
-        timers: dict[str, Due] = {}
-        others: dict[str, Due] = {}
         with self._changed:
-            for job_id, one in self._due.items():
-                if one.retry_at > now:
-                    continue
-                if one.moment != LONG_AGO:
-                    timers[job_id] = one
-                elif len(others) < most:
-                    others[job_id] = one
-                if len(timers) == most:  # of thousands, no more are looked at
-                    break
-        return dict(itertools.islice({**timers, **others}.items(), most))
+            due = itertools.chain(self._timers.items(), self._others.items())
+            return dict(itertools.islice(((job_id, one) for job_id, one in due if one.retry_at <= now), most))
 
     def done(self, job_id: str, moment: datetime) -> None:
         """Note that a job is settled up to `moment`."""
         with self._changed:
-            known = self._due.get(job_id)
-            if known is not None and known.moment <= moment:
-                del self._due[job_id]
+            known = self._forget(job_id)
+            if known is not None and known.moment > moment:
+                self._note(job_id, known)
 
     def retry(self, job_id: str, seconds: float) -> None:
         """Leave a job alone for a while, if it is due."""
         with self._changed:
-            known = self._due.get(job_id)
+            known = self._forget(job_id)
             if known is not None:
-                self._due[job_id] = replace(known, retry_at=self._clock.monotonic() + seconds)
+                self._note(job_id, replace(known, retry_at=self._clock.monotonic() + seconds))
 
     @property
     def ready(self) -> bool:
         """Whether something can be taken now."""
         now = self._clock.monotonic()
         with self._changed:
-            return any(one.retry_at <= now for one in self._due.values())
+            return any(one.retry_at <= now for one in self._all())
 
     def next_at(self) -> float | None:
-        """Return when the first of the jobs is ready, on the boot clock; None if none is due."""
+        """Return when the first of the jobs is ready, on the boot clock, 0 for now; None if none is due."""
         with self._changed:
-            return min((one.retry_at for one in self._due.values()), default=None)
+            if any(one.retry_at == 0.0 for one in self._all()):  # nearly always the first that is looked at
+                return 0.0
+            return min((one.retry_at for one in self._all()), default=None)
+
+    def _all(self) -> Iterable[Due]:
+        return itertools.chain(self._timers.values(), self._others.values())
+
+    def _note(self, job_id: str, one: Due) -> None:
+        (self._others if one.moment == LONG_AGO else self._timers)[job_id] = one
+
+    def _forget(self, job_id: str) -> Due | None:
+        return self._timers.pop(job_id, None) or self._others.pop(job_id, None)

@@ -70,7 +70,7 @@ class Starter:
         self._workers = workers
         self._clock = clock
         self._claims: Mapping[str, _Claim] = {}  # sent, and not answered or not handed over
-        self._candidates: Sequence[Run] = ()  # read and not started yet, oldest due first
+        self._candidates: Sequence[Run] = ()  # read and not started yet, in the order of the poll
         self._more = False  # others seem to wait behind them
 
     @property
@@ -87,6 +87,11 @@ class Starter:
     def has_candidates(self) -> bool:
         """Whether something is known that may be started, without asking the ledger."""
         return bool(self._candidates)
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether what is known to wait is late: nothing that is on time waited with it."""
+        return bool(self._candidates) and self._candidates[0].kind is Kind.CATCH_UP
 
     def open_claims(self) -> frozenset[str]:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
@@ -107,23 +112,25 @@ class Starter:
         self._candidates = ()
         self._more = False
 
-    def with_room(self, specs: Specs) -> tuple[Mapping[Run, int], bool]:
+    def with_room(self, specs: Specs, *, late: bool) -> tuple[Mapping[Run, int], bool]:
         """Return those of the candidates that can be taken, with their weights; they are candidates no more.
 
-        And whether others may wait behind those that need a process.
+        And whether others may wait behind those that need a process.  `late`: those that catch up, too.
         """
         room, processes = self._workers.room, self._workers.free_process_count
         chosen: dict[Run, int] = {}
         passed = False
         seen_count = 0
         for run in self._candidates:
+            if run.kind is Kind.CATCH_UP and not late:  # nor what comes behind it
+                break
             spec = specs[run.job_id]
             isolated = _isolated(spec)
             if isolated and processes == 0:
                 passed = True
             else:
                 weight = self._workers.weight(spec)
-                if weight > room:  # nor what comes behind it: the oldest first
+                if weight > room:  # nor what comes behind it: in their order
                     break
                 processes -= isolated
                 room -= weight

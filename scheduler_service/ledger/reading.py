@@ -91,7 +91,8 @@ class LedgerReads:
         # One statement, because an idle leader sends it every second.  Of a job with slots as many runs may start
         # as slots are free, oldest tick first; of one that runs alone none while an older one waits for its next
         # attempt, lest a queue loses its order.  What a person asked for passes by.  Nor may one that still holds
-        # the slot of its last attempt, whose thread has not returned.  Turns are counted among the others.
+        # the slot of its last attempt, whose thread has not returned.  Turns are counted among the others.  What is
+        # on time comes before what is caught up on: after an outage of a week that may be tens of thousands.
         excluded = "and w.job_id not in :without" if without else ""
         rows = self._rows(
             f"""with later as (
@@ -117,7 +118,7 @@ class LedgerReads:
                   select {_RUN_COLUMNS}, r.arguments
                     from due r left join held on held.job_id = r.job_id
                    where r.max_running is null or r.turn <= r.max_running - coalesce(held.count, 0)
-                   order by r.due_at, r.id limit :most) ready
+                   order by r.kind = 'catch_up', r.due_at, r.id limit :most) ready
                 union all
                 select null, s.job_id, s.paused_at, s.paused_at, null, null,
                        case when s.paused_until <= {{now}} then 1 else 0 end, null
@@ -130,7 +131,7 @@ class LedgerReads:
         runs = [self._run(row, arguments=row[7]) for row in rows if row[0] is not None]
         pauses = [(row[1], bool(row[6])) for row in rows if row[0] is None]
         return Poll(
-            tuple(sorted(runs, key=lambda run: (run.due_at, run.id))),
+            tuple(sorted(runs, key=lambda run: (run.kind is Kind.CATCH_UP, run.due_at, run.id))),
             tuple(job_id for job_id, over in pauses if not over),
             tuple(job_id for job_id, over in pauses if over),
         )

@@ -101,16 +101,21 @@ START = (
     + """, held as materialized (
   -- Once: asked for each run, the index would be walked each time, with all that was held since the last vacuum.
   select job_id, slot from {p}run where lock_id = :lock_id and slot_held),
+candidates as materialized (
+  -- By their numbers alone: were it known here that they wait, all that waits would be walked for each of them,
+  -- because there was hardly any of it when the planner last looked.
+  select r.id, r.lock_id, r.job_id, r.scheduled_at, r.due_at, r.state, r.slot_held, r.cancel_requested_at, w.max_running
+    from {p}run r join unnest(:runs, :limits) as w (id, max_running) on w.id = r.id),
 wanted as (
-  select r.id, r.job_id, w.max_running,
+  select r.id, r.job_id, r.max_running,
          row_number() over (partition by r.job_id order by r.scheduled_at, r.id) as turn,
          coalesce(h.count, 0) as held
-    from {p}run r join unnest(:runs, :limits) as w (id, max_running) on w.id = r.id
+    from candidates r
     left join (select job_id, count(*) as count from held group by job_id) h on h.job_id = r.job_id
     left join {p}job_state s on s.lock_id = r.lock_id and s.job_id = r.job_id
    where r.state = 'waiting' and r.due_at <= clock_timestamp() and r.cancel_requested_at is null
      and (s.paused_at is null or s.paused_at > clock_timestamp() or s.paused_until <= clock_timestamp())
-     and not (r.slot_held and w.max_running is not null)),
+     and not (r.slot_held and r.max_running is not null)),
 free as (
   select j.job_id, s.slot, row_number() over (partition by j.job_id order by s.slot) as turn
     from (select distinct job_id, max_running from wanted where max_running is not null) j
@@ -122,7 +127,7 @@ picked as (
      set state = 'running', reason = null, attempt = r.attempt + 1, exclusive = w.max_running is not distinct from 1,
          slot = free.slot, slot_held = true
     from fence, wanted w left join free on free.job_id = w.job_id and free.turn = w.turn
-   where r.id = w.id and r.state = 'waiting' and r.cancel_requested_at is null
+   where r.id = w.id and coalesce(r.state) = 'waiting' and r.cancel_requested_at is null  -- coalesce: as above
      and (w.max_running is null or (free.slot is not null and w.turn <= w.max_running - w.held))
   returning r.id, r.attempt),
 begun as (
@@ -151,21 +156,24 @@ done as (
      set state = f.state, error = f.error, exit_code = f.exit_code, result = f.result, peak_memory_bytes = f.memory,
          finished_at = a.started_at + make_interval(secs => f.seconds)
     from f where a.id = f.id and a.state in ('running', 'lost')
-  returning a.id, a.finished_at),
+  returning a.id),
 kept as (
   insert into {p}run_output (attempt_id, text, truncated)
   select o.id, o.text, o.truncated from unnest(:output_ids, :outputs, :truncated) as o (id, text, truncated)
     join f on f.id = o.id
   on conflict (attempt_id) do update set text = excluded.text, truncated = excluded.truncated),
 ended as (
-  select f.*, done.id is not null as closes, done.finished_at + make_interval(secs => f.retry) as again_at
-    from f left join done on done.id = f.id)
+  -- Looked up in an array, because the planner takes `done` for one row and would walk it for each.
+  select f.*, f.id = any (array(select id from done)) as closes,
+         f.started_at + make_interval(secs => f.seconds) + make_interval(secs => f.retry) as again_at
+    from f)
 update {p}run r
    set state = case when not e.closes then r.state
                     when e.again_at is not null and r.cancel_requested_at is null then 'waiting' else e.state end,
        reason = case when not e.closes then r.reason
                      when e.again_at is not null and r.cancel_requested_at is null then 'retry' end,
-       due_at = case when e.again_at is not null and r.cancel_requested_at is null then e.again_at else r.due_at end,
+       due_at = case when e.closes and e.again_at is not null and r.cancel_requested_at is null then e.again_at
+                     else r.due_at end,
        slot_held = r.slot_held and not e.returned
   from ended e
  where r.id = e.run_id and r.attempt = e.attempt

@@ -106,7 +106,7 @@ class Reloader:
         self._modules.note()
         self._paths = _paths(config.path, config.files)
         self._patterns = config.include
-        self._judged: Contents | None = None  # in which the answer below was found
+        self._judged: Contents = config.digests  # in which the answer below was found
         self._rejected: str | None = None  # what is wrong with the newest edit
         self._needs: Contents = {}  # the modules that a rejected edit names
         self._judged_at = 0.0
@@ -218,7 +218,6 @@ class Reloader:
     # --- judging
 
     def _judge(self, read: _Read, *, asked: bool) -> None:
-        first = self._judged is None
         self._judged, self._judged_at, self._seen = read.contents, self._clock.monotonic(), None
         if read.config is None:
             self._needs = {}
@@ -230,9 +229,9 @@ class Reloader:
             self._needs = contents(look(_module_files(config, news)))
             self._reject(problems, asked=asked)
             return
-        self._accept(config, news, restart_needed(self._started, read.config), asked=asked, first=first)
+        self._accept(config, news, restart_needed(self._started, read.config))
 
-    def _accept(self, config: Config, news: Reloaded, restart: tuple[str, ...], *, asked: bool, first: bool) -> None:
+    def _accept(self, config: Config, news: Reloaded, restart: tuple[str, ...]) -> None:
         rejected, self._rejected = self._rejected, None
         told_restart, self._restart = self._restart, restart
         former, self._config = self._config, config
@@ -244,7 +243,7 @@ class Reloader:
             self._announce(news)
         elif rejected is not None:
             self._events.emit("config_restored", hash=config.hash)
-        elif (asked or not first) and restart in ((), told_restart):
+        elif restart in ((), told_restart):
             self._events.emit("config_unchanged", hash=config.hash)
         if restart not in ((), told_restart):
             self._events.emit("restart_needed", settings=listed(restart))

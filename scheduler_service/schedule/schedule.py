@@ -14,6 +14,8 @@ from scheduler_service.schedule.zones import zone
 
 LEAST_INTERVAL = timedelta(milliseconds=1)  # a decision takes longer in any database: faster jobs could never keep up
 SHARED = 1024  # schedules that are remembered, so that equal ones share what they computed
+ANSWERS = 1024  # that are remembered, because equal jobs that are settled together ask the same,
+FEW = 16  # where they are no longer than that
 UNITS = {
     "d": timedelta(days=1),
     "h": timedelta(hours=1),
@@ -77,12 +79,15 @@ class Schedule:
     def between(self, after: datetime, until: datetime, limit: int | None = None) -> list[datetime]:
         """Return the ticks with after < tick ≤ until, oldest first; at most `limit`, the oldest of them."""
         after, until = self._from(after), self._to(until)
-        return list(islice(takewhile(lambda tick: tick <= until, self._series.ticks(after)), limit))
+        ask = _between if limit is None or limit > FEW else _few_between
+        return list(ask(self._series, after, until, limit))
 
     def latest(self, after: datetime, until: datetime, count: int = 1) -> list[datetime]:
         """Return the newest `count` ticks with after < tick ≤ until, oldest first."""
         after, until = self._from(after), self._to(until)
-        return self._series.latest(after, until, count) if count > 0 and after < until else []
+        if count <= 0 or after >= until:
+            return []
+        return list((_latest if count > FEW else _few_latest)(self._series, after, until, count))
 
     def bounded(self, starts_at: datetime | None, ends_at: datetime | None) -> Schedule:
         """Return the schedule with only the ticks from `starts_at` to `ends_at`, both included."""
@@ -135,6 +140,17 @@ class Schedule:
 
     def __reduce__(self) -> tuple[object, ...]:
         return parse, (self.canonical, self.timezone)
+
+
+def _between(series: Series, after: datetime, until: datetime, limit: int | None) -> tuple[datetime, ...]:
+    return tuple(islice(takewhile(lambda tick: tick <= until, series.ticks(after)), limit))
+
+
+def _latest(series: Series, after: datetime, until: datetime, count: int) -> tuple[datetime, ...]:
+    return tuple(series.latest(after, until, count))
+
+
+_few_between, _few_latest = lru_cache(ANSWERS)(_between), lru_cache(ANSWERS)(_latest)
 
 
 def cron(expression: str, timezone: str = "UTC") -> Schedule:

@@ -30,6 +30,9 @@ AHEAD = 8  # ticks computed at once
 class Series(Protocol):
     """The ticks of one schedule."""
 
+    def __hash__(self) -> int:
+        """Its answers are remembered."""
+
     def after(self, moment: datetime) -> datetime | None:
         """Return the first tick strictly after `moment`."""
 

@@ -37,7 +37,7 @@ from scheduler_service.schedule import Schedule, ScheduleError, due_at
 from scheduler_service.watch.fortunes import Fortune, Fortunes
 
 SAMPLE_SECONDS = 8.0
-RUSH_SECONDS = 1.0  # a sample waits so long until what is due has been started
+RUSH_SECONDS = 4.0  # a sample waits so long until what is due has been started
 SOON_SECONDS = 0.5  # when one sample could not hold everything
 BATCH_JOBS = 1000  # looked at in one sample
 BATCH_RECORDS = 100  # jobs whose past is read in one step, which may take longer

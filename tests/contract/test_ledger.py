@@ -230,6 +230,13 @@ def test_the_oldest_due_starts_first(world: World) -> None:
     assert [one.id for one in world.ledger.poll(2).runs] == [one.id for one in others]
 
 
+def test_what_is_on_time_starts_before_what_is_caught_up_on(world: World) -> None:
+    late, *others = world.waiting_runs("a", 3, overlap=Overlap.ALLOW)
+    world.execute(update(run).where(run.c.id == late.id).values(kind="catch_up"))
+    assert [one.id for one in world.ledger.poll(3).runs] == [*(one.id for one in others), late.id]
+    assert [one.id for one in world.ledger.poll(1).runs] == [others[0].id]
+
+
 def test_the_oldest_tick_of_a_job_starts_first(world: World) -> None:
     older, newer = world.waiting_runs("a", 2, overlap=Overlap.QUEUE, max_running=2)
     world.execute(update(run).where(run.c.id == older.id).values(scheduled_at=newer.scheduled_at + MINUTE))

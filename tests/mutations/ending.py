@@ -96,8 +96,8 @@ MUTATIONS = (
         "retry-from-start",
         "the wait before a retry is counted from the attempt's start",
         _STATEMENTS,
-        "  returning a.id, a.finished_at),\nkept",
-        "  returning a.id, a.started_at as finished_at),\nkept",
+        "f.started_at + make_interval(secs => f.seconds) + make_interval(secs => f.retry) as again_at",
+        "f.started_at + make_interval(secs => f.retry) as again_at",
         _ATTEMPTS + "test_a_run_to_be_tried_again_waits_so_long_after_its_end[postgresql]",
     ),
     mutation(

@@ -23,7 +23,7 @@ _WANTED = Edit(
 )
 _PICKED = Edit(
     _STATEMENTS,
-    "where r.id = w.id and r.state = 'waiting' and r.cancel_requested_at is null\n",
+    "where r.id = w.id and coalesce(r.state) = 'waiting' and r.cancel_requested_at is null  -- coalesce: as above\n",
     "where r.id = w.id and r.cancel_requested_at is null\n",
 )
 
@@ -48,6 +48,14 @@ MUTATIONS = (
         "where id = :run and state = 'waiting' and cancel_requested_at is null and due_at",
         "where id = :run and cancel_requested_at is null and due_at",
         _LEDGER + "test_a_run_that_is_started_twice_starts_once",
+    ),
+    mutation(
+        "catch-up-first",
+        "what is late is started before what is on time, in their order",
+        "scheduler_service/ledger/reading.py",
+        "order by r.kind = 'catch_up', r.due_at, r.id limit :most",
+        "order by r.due_at, r.id limit :most",
+        _LEDGER + "test_what_is_on_time_starts_before_what_is_caught_up_on",
     ),
     mutation(
         "start-early",
@@ -111,7 +119,7 @@ MUTATIONS = (
         "queue-by-id",
         "what waits is started by id instead of by when it is due",
         _READING,
-        "                   order by r.due_at, r.id limit :most) ready",
+        "                   order by r.kind = 'catch_up', r.due_at, r.id limit :most) ready",
         "                   order by r.id limit :most) ready",
         _LEDGER + "test_the_oldest_due_starts_first",
     ),

@@ -59,8 +59,16 @@ MUTATIONS = (
         "jitter-in-identity",
         "jitter is part of a tick's identity",
         _POLICY,
-        "        return Decision(tick, self._due(tick), kind, State.WAITING, Reason.QUEUED)",
-        "        return Decision(self._due(tick), self._due(tick), kind, State.WAITING, Reason.QUEUED)",
+        "    return Decision(tick, due, kind, State.WAITING, Reason.QUEUED)",
+        "    return Decision(due, due, kind, State.WAITING, Reason.QUEUED)",
+        _DECISIONS + "test_segments_agree_with_a_walk_over_every_tick",
+    ),
+    mutation(
+        "single-tick-on-time",
+        "a single tick is on time, however late it is",
+        _POLICY,
+        "if all(moment >= now - spec.misfire_grace for moment in due):",
+        "if all(moment >= after for moment in due):",
         _DECISIONS + "test_segments_agree_with_a_walk_over_every_tick",
     ),
     mutation(

@@ -430,27 +430,41 @@ def test_the_zone_of_all_jobs_may_change(world: World) -> None:
     assert world.names() == []
 
 
-def test_a_file_that_comes_to_match_a_pattern_is_an_edit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_comes_to_match_a_pattern_is_an_edit(world: World) -> None:
     (world.folder / "jobs.d").mkdir()
-    pattern = str(world.folder / "jobs.d" / "*.yaml")
-    read = []
-
-    def including(path: Path, environ: dict[str, str]) -> object:
-        read.append(path)
-        return load(path, environ).model_copy(update={"include": (pattern,)})
-
-    monkeypatch.setattr("scheduler_service.reloading.load", including)
-    world.write(HELLO)
+    world.write(HELLO, head="include: [jobs.d/*.yaml]")
     reloader = world.start()
-    read.clear()
-    world.settle(reloader)
-    assert read == []
     file = world.folder / "jobs.d" / "a.yaml"
-    for change in (lambda: file.write_text("jobs: {}"), lambda: file.write_text("jobs:  {}"), file.unlink):
+    alone, both = ["hello"], ["hello", "bye"]
+    changes = ((lambda: file.write_text(f"jobs: {{{BYE}}}"), both), (file.unlink, alone))
+    for number, (change, jobs) in enumerate(changes, 1):
         change()
         world.settle(reloader)
-        assert len(read) == 1
-        read.clear()
+        assert len(world.taken) == number
+        assert world.in_force == jobs
+
+
+def test_what_was_read_at_the_start_is_not_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.folder / "more.yaml").write_text(f"jobs: {{{BYE}}}")
+    world.write(HELLO, head="include: [more.yaml]")
+    read = []
+    monkeypatch.setattr(
+        "scheduler_service.reloading.load", lambda path, environ: read.append(path) or load(path, environ)
+    )
+    reloader = world.start()
+    assert read == []
+    (world.folder / "more.yaml").write_text(f"jobs: {{{BYE}}}  # as before")
+    world.settle(reloader)
+    assert read == [world.path]
+
+
+def test_an_edit_between_the_start_and_the_first_look_is_taken(world: World) -> None:
+    world.write(HELLO)
+    config = load(world.path, {})
+    world.write(HELLO, BYE)
+    reloader = Reloader(config, announce=world.taken.append, events=Events(), clock=world.clock, environ={})
+    world.settle(reloader)
+    assert world.in_force == ["hello", "bye"]
 
 
 def test_new_functions_are_loaded(world: World) -> None:
