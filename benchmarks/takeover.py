@@ -3,10 +3,11 @@
     python -m benchmarks.takeover [--trials 20] [--sqlite]
 
 Three replicas with the default election settings share a PostgreSQL server of their own and a hundred
-jobs, of which one comes due every 10 ms.  They may overlap: one that may not and ran on the killed leader is not
-settled before that run counts as lost, and trials follow each other sooner.  The leader gets SIGKILL, in a second series SIGTERM.  The time
-runs from just before the signal, on the database's clock, to the first tick that the next leader decided,
-as the ledger has it (`decided_at`), and in a second column to its election (`acquired_at`).
+jobs, of which one comes due every 10 ms.  They may overlap: a job that may not, and ran on the killed leader,
+is not settled before that run counts as lost, and trials follow each other sooner.  The leader gets SIGKILL,
+in a second series SIGTERM.  The time runs from just before the signal, on the database's clock, to the first
+tick that the next leader decided, as the ledger has it (`decided_at`), and in a second column to its election
+(`acquired_at`).
 """
 
 from __future__ import annotations
