@@ -193,12 +193,14 @@ class Dispatcher:
         self._starter.answer_claims()
         if self._starter.give_back():
             self._signalled = True
-        reconfigured = self._reconfigure()
+        former, reconfigured = self._specs, self._reconfigure()
         lease = self._current()
         if lease is None:
             self._starter.forget()
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
             return self._stand_by() if self._lease is None else None
+        if lease.term == self._term and self._specs is not former:
+            self._ledger.adopt(lease, tuple(former.values()))  # those that are gone were there until now
         if (lease.term != self._term or reconfigured) and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()

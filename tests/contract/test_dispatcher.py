@@ -378,6 +378,17 @@ def test_a_late_result_of_an_attempt_marked_lost_tells_what_happened(world: Worl
     assert world.runs() == [("succeeded", None)]
 
 
+def test_a_removed_job_was_there_until_the_edit(world: World) -> None:
+    """How long it was absent, if it comes back, counts from then."""
+    world.adopt(job("a"), job("b"), back=HOUR)
+    world.step_all()
+    world.execute(update(job_state).values(present_at=world.now() - 5 * MINUTE))
+    world.dispatcher.configure([job("a")])
+    world.step_all()
+    noted = {row.job_id: row.present_at for row in world.execute(select(job_state))}
+    assert noted["a"] - noted["b"] < MINUTE
+
+
 def test_a_run_marked_lost_is_asked_to_stop_where_it_goes_on(world: World) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()

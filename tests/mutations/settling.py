@@ -225,4 +225,13 @@ MUTATIONS = (
         "    if resumed_at is None or resumed_at <= until:",
         _CONTRACT + "test_after_a_pause_its_ticks_are_skipped_and_the_next_runs",
     ),
+    mutation(
+        "removed-job-absent-early",
+        "a removed job counts as absent from the minutes before the edit on",
+        _DISPATCHER,
+        "        if lease.term == self._term and self._specs is not former:\n"
+        "            self._ledger.adopt(lease, tuple(former.values()))  # those that are gone were there until now\n",
+        "",
+        _CONTRACT + "test_a_removed_job_was_there_until_the_edit",
+    ),
 )
