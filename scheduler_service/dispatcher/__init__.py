@@ -368,7 +368,7 @@ class Dispatcher:
             return
         if fresh := anew or not self._starter.has_candidates:
             began = self._clock.monotonic()
-            poll = self._starter.poll(self._specs)
+            poll = self._starter.poll(self._specs, late=late)
             now = self._clock.monotonic()
             rest = POLL_REST * (now - began) if self._starter.has_candidates else 0.0
             self._poll_at = now + max(CATCHING_UP_SECONDS if self._starter.is_catching_up else POLL_SECONDS, rest)

@@ -97,11 +97,12 @@ class Starter:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
         return frozenset(self._claims)
 
-    def poll(self, specs: Specs) -> Poll:
-        """Read what there is to do, and the candidates, if there is room for any."""
+    def poll(self, specs: Specs, *, late: bool) -> Poll:
+        """Read what there is to do, and the candidates, if there is room for any; `late`: for more than that."""
         self.forget()
         isolated = [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
-        limit = CANDIDATES if self._workers.room else 0
+        room = self._workers.room
+        limit = CANDIDATES if late and room else min(room, CANDIDATES)
         poll = self._ledger.poll(limit, isolated)
         self._candidates = [run for run in poll.runs if is_wanted(run, specs)]
         self._more = len(poll.runs) >= limit > 0
