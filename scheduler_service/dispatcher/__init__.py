@@ -90,6 +90,7 @@ class Dispatcher:
         self.stepped_at = clock.monotonic()  # when the thread was last alive, on the boot clock
         self._configured: Mapping[str, JobSpec] | None = None  # a new configuration, not adopted yet
         # From here on only the dispatcher's thread writes.
+        self._former: Mapping[str, JobSpec] | None = None  # the jobs of before, if the ledger was not told of their end
         self._term = 0  # the term whose job states we hold
         self._states = JobStates(events)
         self._taken_over = 0  # the last term of which it was told
@@ -193,14 +194,16 @@ class Dispatcher:
         self._starter.answer_claims()
         if self._starter.give_back():
             self._signalled = True
-        former, reconfigured = self._specs, self._reconfigure()
+        reconfigured = self._reconfigure()
         lease = self._current()
         if lease is None:
             self._starter.forget()
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
             return self._stand_by() if self._lease is None else None
-        if lease.term == self._term and self._specs is not former:
-            self._ledger.adopt(lease, tuple(former.values()))  # those that are gone were there until now
+        if self._former is not None:
+            if lease.term == self._term:  # those that are gone were there until now
+                self._ledger.adopt(lease, tuple(self._former.values()))
+            self._former = None
         if (lease.term != self._term or reconfigured) and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
@@ -212,15 +215,13 @@ class Dispatcher:
         wanted = self._signalled
         with self._changed:
             self._signalled = False
-        most = max(1, BATCH_JOBS // self._share)
-        batch = self._agenda.take(most)
+        batch = self._agenda.take(max(1, BATCH_JOBS // self._share))
         if batch:
             self._settle(lease, batch)
             wanted = True
         polling = now >= self._poll_at
         if polling or (wanted and self._starter.has_room):
-            # Where thousands of jobs wait to be settled, what is late already waits for that.
-            self._start(lease, anew=polling, late=len(batch) < most)
+            self._start(lease, anew=polling)
         if self._taken_over != self._term == lease.term:
             self._taken_over = lease.term
             self.on_taken_over(lease.term)
@@ -238,6 +239,7 @@ class Dispatcher:
         """Take up a new configuration, if there is one; return whether the ledger must learn of it."""
         with self._changed:
             if self._configured is not None:
+                self._former = self._specs if self._former is None else self._former
                 self._specs, self._configured = self._configured, None
                 self._ledger_behind = True
         return self._ledger_behind
@@ -263,8 +265,9 @@ class Dispatcher:
             self._fenced("adopt", lease)
             return False
         elected = lease.term != self._term
-        # After a reload soon again: only then do those that are gone stand out from the others by their age.
-        self._adopt_at = self._clock.monotonic() + (SETTLE_ALL_SECONDS / 2 if self._ledger_behind else ADOPT_SECONDS)
+        # The first time soon again: only then do those that are gone stand out from the others by their age.
+        soon = elected or self._ledger_behind
+        self._adopt_at = self._clock.monotonic() + (SETTLE_ALL_SECONDS / 2 if soon else ADOPT_SECONDS)
         self._term, self._ledger_behind = lease.term, False
         wanted = (state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled)
         self._states.replace(wanted, elected=elected)
@@ -363,12 +366,12 @@ class Dispatcher:
 
     # --- starting
 
-    def _start(self, lease: Lease, *, anew: bool, late: bool) -> None:
+    def _start(self, lease: Lease, *, anew: bool) -> None:
         if self._current() is None:
             return
         if fresh := anew or not self._starter.has_candidates:
             began = self._clock.monotonic()
-            poll = self._starter.poll(self._specs, late=late)
+            poll = self._starter.poll(self._specs)
             now = self._clock.monotonic()
             rest = POLL_REST * (now - began) if self._starter.has_candidates else 0.0
             self._poll_at = now + max(CATCHING_UP_SECONDS if self._starter.is_catching_up else POLL_SECONDS, rest)
@@ -376,7 +379,7 @@ class Dispatcher:
             if not all(is_wanted(run, self._specs) for run in poll.runs):
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
                 self._ledger_behind = self._signalled = True
-        runs, more = self._starter.with_room(self._specs, late=late)
+        runs, more = self._starter.with_room(self._specs)
         if more:
             self._signalled = True
         if not runs or self._current() is None:

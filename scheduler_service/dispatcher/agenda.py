@@ -42,10 +42,16 @@ class Agenda:
         return len(self._timers) + len(self._others)
 
     def add(self, job_id: str, moment: datetime) -> None:
-        """Let a job be due at least up to `moment`, now."""
+        """Let a job be due at least up to `moment`, now.
+
+        One that waits for its turn keeps its place: where more come due than can be settled, others wait behind it.
+        """
         with self._changed:
-            known = self._forget(job_id)
-            self._note(job_id, Due(moment if known is None else max(moment, known.moment)))
+            due = self._others if moment == LONG_AGO and job_id not in self._timers else self._timers
+            known = due.get(job_id)
+            due[job_id] = Due(moment if known is None else max(moment, known.moment))
+            if due is self._timers:
+                self._others.pop(job_id, None)
 
     def add_all(self, job_ids: Iterable[str]) -> None:
         """Let jobs be due up to now, unless they are due already."""
@@ -69,16 +75,16 @@ class Agenda:
     def done(self, job_id: str, moment: datetime) -> None:
         """Note that a job is settled up to `moment`."""
         with self._changed:
-            known = self._forget(job_id)
-            if known is not None and known.moment > moment:
-                self._note(job_id, known)
+            for due in (self._timers, self._others):
+                if job_id in due and due[job_id].moment <= moment:
+                    del due[job_id]
 
     def retry(self, job_id: str, seconds: float) -> None:
         """Leave a job alone for a while, if it is due."""
         with self._changed:
-            known = self._forget(job_id)
-            if known is not None:
-                self._note(job_id, replace(known, retry_at=self._clock.monotonic() + seconds))
+            for due in (self._timers, self._others):
+                if job_id in due:
+                    due[job_id] = replace(due[job_id], retry_at=self._clock.monotonic() + seconds)
 
     @property
     def ready(self) -> bool:
@@ -96,9 +102,3 @@ class Agenda:
 
     def _all(self) -> Iterable[Due]:
         return itertools.chain(self._timers.values(), self._others.values())
-
-    def _note(self, job_id: str, one: Due) -> None:
-        (self._others if one.moment == LONG_AGO else self._timers)[job_id] = one
-
-    def _forget(self, job_id: str) -> Due | None:
-        return self._timers.pop(job_id, None) or self._others.pop(job_id, None)

@@ -90,19 +90,18 @@ class Starter:
 
     @property
     def is_catching_up(self) -> bool:
-        """Whether what is known to wait is late: nothing that is on time waited with it."""
-        return bool(self._candidates) and self._candidates[0].kind is Kind.CATCH_UP
+        """Whether some of what is known to wait is late: what comes due meanwhile passes it by."""
+        return bool(self._candidates) and self._candidates[-1].kind is Kind.CATCH_UP
 
     def open_claims(self) -> frozenset[str]:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
         return frozenset(self._claims)
 
-    def poll(self, specs: Specs, *, late: bool) -> Poll:
-        """Read what there is to do, and the candidates, if there is room for any; `late`: for more than that."""
+    def poll(self, specs: Specs) -> Poll:
+        """Read what there is to do, and the candidates, if there is room for any."""
         self.forget()
         isolated = [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
-        room = self._workers.room
-        limit = CANDIDATES if late and room else min(room, CANDIDATES)
+        limit = CANDIDATES if self._workers.room else 0
         poll = self._ledger.poll(limit, isolated)
         self._candidates = [run for run in poll.runs if is_wanted(run, specs)]
         self._more = len(poll.runs) >= limit > 0
@@ -113,18 +112,16 @@ class Starter:
         self._candidates = ()
         self._more = False
 
-    def with_room(self, specs: Specs, *, late: bool) -> tuple[Mapping[Run, int], bool]:
+    def with_room(self, specs: Specs) -> tuple[Mapping[Run, int], bool]:
         """Return those of the candidates that can be taken, with their weights; they are candidates no more.
 
-        And whether others may wait behind those that need a process.  `late`: those that catch up, too.
+        And whether others may wait behind those that need a process.
         """
         room, processes = self._workers.room, self._workers.free_process_count
         chosen: dict[Run, int] = {}
         passed = False
         seen_count = 0
         for run in self._candidates:
-            if run.kind is Kind.CATCH_UP and not late:  # nor what comes behind it
-                break
             spec = specs[run.job_id]
             isolated = _isolated(spec)
             if isolated and processes == 0:

@@ -78,7 +78,7 @@ class Survey:
 class Poll:
     """What the ledger has for a leader to do."""
 
-    runs: tuple[Run, ...]  # may start now, oldest due first; but what is caught up on comes after all others
+    runs: tuple[Run, ...]  # may start now, oldest due first; but what is caught up on lets others pass for ten minutes
     pauses: tuple[str, ...] = ()  # jobs whose pause began a moment ago
     pauses_over: tuple[str, ...] = ()  # jobs whose pause is over and not settled
 

@@ -16,6 +16,7 @@ from scheduler_service.tables import DATABASE_TIME, from_microseconds, to_micros
 STATE_COLUMNS = """job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until,
   paused_by, pause_reason, resumed_by"""
 _RUN_COLUMNS = "r.id, r.job_id, r.scheduled_at, r.due_at, r.kind, r.state, r.attempt"
+YIELDING_SECONDS = 600  # for so long what is caught up on lets what is on time pass
 PAUSE_SHOWN_SECONDS = 5  # for so long a poll tells of a new pause
 
 SIGN_IN = """insert into {p}replica as r
@@ -92,7 +93,7 @@ class LedgerReads:
         # as slots are free, oldest tick first; of one that runs alone none while an older one waits for its next
         # attempt, lest a queue loses its order.  What a person asked for passes by.  Nor may one that still holds
         # the slot of its last attempt, whose thread has not returned.  Turns are counted among the others.  What is
-        # on time comes before what is caught up on: after an outage of a week that may be tens of thousands.
+        # caught up on lets what is on time pass, for a while: after an outage of a week it may be tens of thousands.
         excluded = "and w.job_id not in :without" if without else ""
         rows = self._rows(
             f"""with later as (
@@ -115,23 +116,26 @@ class LedgerReads:
                   select job_id, count(*) as count from {{p}}run
                    where lock_id = :lock_id and slot_held group by job_id)
                 select * from (
-                  select {_RUN_COLUMNS}, r.arguments
+                  select {_RUN_COLUMNS}, r.arguments,
+                         row_number() over (order by
+                           case when r.kind = 'catch_up' and r.decided_at > {self._ago(YIELDING_SECONDS)}
+                                then 1 else 0 end, r.due_at, r.id) as place
                     from due r left join held on held.job_id = r.job_id
                    where r.max_running is null or r.turn <= r.max_running - coalesce(held.count, 0)
-                   order by r.kind = 'catch_up', r.due_at, r.id limit :most) ready
+                   order by place limit :most) ready
                 union all
                 select null, s.job_id, s.paused_at, s.paused_at, null, null,
-                       case when s.paused_until <= {{now}} then 1 else 0 end, null
+                       case when s.paused_until <= {{now}} then 1 else 0 end, null, 0
                   from {{p}}job_state s
                  where s.lock_id = :lock_id and s.paused_at is not null
                    and (s.paused_until <= {{now}} or s.paused_at > {self._ago(PAUSE_SHOWN_SECONDS)})""",
             most=limit,
             **({"without": list(without)} if without else {}),
         )
-        runs = [self._run(row, arguments=row[7]) for row in rows if row[0] is not None]
+        ready = sorted((row for row in rows if row[0] is not None), key=lambda row: int(row[8]))
         pauses = [(row[1], bool(row[6])) for row in rows if row[0] is None]
         return Poll(
-            tuple(sorted(runs, key=lambda run: (run.kind is Kind.CATCH_UP, run.due_at, run.id))),
+            tuple(self._run(row, arguments=row[7]) for row in ready),
             tuple(job_id for job_id, over in pauses if not over),
             tuple(job_id for job_id, over in pauses if over),
         )

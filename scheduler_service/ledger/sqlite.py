@@ -32,9 +32,12 @@ class SqliteLedger(SqliteEndings):
                 return None
             newest = self._on(connection, "select max(present_at) from {p}job_state where lock_id = :lock_id")[0][0]
             known = {state.job_id: state for state in self._every_state(connection)}
-            present = dict(
+            present = dict(  # a job that was settled was there, though that was noted longer ago
                 tuple(row)
-                for row in self._on(connection, "select job_id, present_at from {p}job_state where lock_id = :lock_id")
+                for row in self._on(
+                    connection,
+                    "select job_id, max(present_at, settled_until) from {p}job_state where lock_id = :lock_id",
+                )
             )
             absent_before = (newest or 0) - int(ABSENT_AFTER.total_seconds() * MICROSECONDS)
             added, returned = [], []

@@ -23,19 +23,20 @@ added as (
     from j, (select clock_timestamp() as now) t
   on conflict do nothing returning job_id),
 returned as (
+  -- A job that was settled was there, though that was noted longer ago.
   update {p}job_state s
      set enabled = true, schedule = j.schedule, timezone = j.timezone, present_at = t.now, max_running = j.max_running,
          accountable_from = greatest(s.settled_until, t.now), settled_until = greatest(s.settled_until, t.now)
     from j, newest, (select clock_timestamp() as now) t
    where s.lock_id = :lock_id and s.job_id = j.job_id and j.enabled
-     and (not s.enabled or s.present_at < newest.present_at - :absent)
+     and (not s.enabled or greatest(s.present_at, s.settled_until) < newest.present_at - :absent)
   returning s.job_id),
 present as (
   -- All at once: jobs that were settled at different times would seem absent to the next leader.
   update {p}job_state s set present_at = clock_timestamp(), max_running = j.max_running
     from j, newest
    where s.lock_id = :lock_id and s.job_id = j.job_id
-     and not (j.enabled and (not s.enabled or s.present_at < newest.present_at - :absent))),
+     and not (j.enabled and (not s.enabled or greatest(s.present_at, s.settled_until) < newest.present_at - :absent))),
 cancelled as (
   update {p}run r set state = 'cancelled', reason = null from fence
    where r.lock_id = :lock_id and r.state = 'waiting'

@@ -218,6 +218,8 @@ class Reloader:
     # --- judging
 
     def _judge(self, read: _Read, *, asked: bool) -> None:
+        # Not so where a folder matches a pattern, or the main file by another path: they only look like an edit.
+        edited = set(read.contents.values()) - {None} != set(self._judged.values()) - {None}
         self._judged, self._judged_at, self._seen = read.contents, self._clock.monotonic(), None
         if read.config is None:
             self._needs = {}
@@ -229,9 +231,9 @@ class Reloader:
             self._needs = contents(look(_module_files(config, news)))
             self._reject(problems, asked=asked)
             return
-        self._accept(config, news, restart_needed(self._started, read.config))
+        self._accept(config, news, restart_needed(self._started, read.config), told=asked or edited)
 
-    def _accept(self, config: Config, news: Reloaded, restart: tuple[str, ...]) -> None:
+    def _accept(self, config: Config, news: Reloaded, restart: tuple[str, ...], *, told: bool) -> None:
         rejected, self._rejected = self._rejected, None
         told_restart, self._restart = self._restart, restart
         former, self._config = self._config, config
@@ -243,7 +245,7 @@ class Reloader:
             self._announce(news)
         elif rejected is not None:
             self._events.emit("config_restored", hash=config.hash)
-        elif restart in ((), told_restart):
+        elif told and restart in ((), told_restart):
             self._events.emit("config_unchanged", hash=config.hash)
         if restart not in ((), told_restart):
             self._events.emit("restart_needed", settings=listed(restart))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ Look = Mapping[Path, Seen]
 def look(paths: Iterable[Path], patterns: Iterable[str] = ()) -> Look:
     """Read the files at `paths`, and those that match the absolute `patterns`."""
     # Path.glob refuses absolute patterns, and would have us find out where a pattern begins.
-    matched = (Path(name) for pattern in patterns for name in glob.iglob(pattern))  # noqa: PTH207
+    matched = (Path(os.path.normpath(name)) for pattern in patterns for name in glob.iglob(pattern))  # noqa: PTH207
     return {path: _seen(path) for path in sorted({*paths, *matched})}
 
 

@@ -25,6 +25,7 @@ MICROSECOND = timedelta(microseconds=1)
 LONGEST_GAP = timedelta(hours=3)  # a longer one is a change of calendar, not of clocks: crontab(5) lets it pass
 NEVER = datetime.max  # noqa: DTZ901  wall time is naive
 AHEAD = 8  # ticks computed at once
+MOST_AT_ONCE = 10_000  # looked back for in the first guess, lest it leave the calendar
 
 
 class Series(Protocol):
@@ -196,7 +197,7 @@ class Cron:
         span = timedelta(seconds=max(64, count))
         if self._known is not None:  # most likely they are as far from each other as those to come
             since, ticks = self._known
-            span = max(span, (count + 1) * (ticks[-1] - since) / len(ticks))
+            span = max(span, (min(count, MOST_AT_ONCE) + 1) * (ticks[-1] - since) / len(ticks))
         few, many = until, None  # from `few` on there are too few ticks, from `many` on too many
         start = max(after, _back(until, span))
         while True:

@@ -389,6 +389,71 @@ def test_a_removed_job_was_there_until_the_edit(world: World) -> None:
     assert noted["a"] - noted["b"] < MINUTE
 
 
+@pytest.mark.parametrize("fault", ["lease suspect", "no answer"])
+def test_it_was_there_until_the_edit_though_nobody_could_be_told_then(world: World, fault: str) -> None:
+    world.adopt(job("a"), job("b"), back=HOUR)
+    world.step_all()
+    world.execute(update(job_state).values(present_at=world.now() - 5 * MINUTE))
+    world.dispatcher.configure([job("a")])
+    if fault == "no answer":
+        world.cut.cuts["adopt"] = "request"
+    lease = world.leadership.lease
+    world.leadership.lease = None if fault == "lease suspect" else lease
+    world.dispatcher.step()
+    world.leadership.lease = lease
+    world.step_all()
+    noted = {row.job_id: row.present_at for row in world.execute(select(job_state))}
+    assert noted["a"] - noted["b"] < MINUTE
+
+
+def test_a_job_away_for_some_minutes_over_a_change_of_leaders_owes_them(world: World, database: Database) -> None:
+    world.adopt(job("a"), job("b"), back=HOUR)
+    world.step_all()
+    later(world, 5 * MINUTE, noted=True)
+    world.dispatcher._agenda.add_all("ab")
+    world.step_all()  # settled, and not noted again
+    later(world, MINUTE)
+    successor = World(database, OTHER)
+    successor.configure(job("a"))
+    successor.elect(3)
+    successor.step_all()
+    later(world, 7 * MINUTE)
+    successor.dispatcher.configure([job("a")])
+    successor.step_all()
+    successor.dispatcher.configure([job("a"), job("b")])
+    successor.step_all()
+    told = [event.fields for event in successor.told if event.name == "jobs_adopted"]
+    assert [fields["enabled"] for fields in told if "enabled" in fields] == []
+
+
+def later(world: World, seconds: timedelta, *, noted: bool = False) -> None:
+    """Let so much time pass: what the ledger holds is older by that, or only when jobs were noted."""
+    for row in world.execute(select(job_state)):
+        older = {"present_at": row.present_at - seconds}
+        if not noted:
+            older |= {name: getattr(row, name) - seconds for name in ("settled_until", "accountable_from")}
+        world.execute(update(job_state).where(job_state.c.job_id == row.job_id).values(**older))
+
+
+def test_more_timers_than_can_be_settled_have_their_turn_one_after_another(world: World) -> None:
+    specs = [job(f"j{number:03}", every=timedelta(seconds=1), overlap=Overlap.ALLOW) for number in range(260)]
+    world.pool.size = 10**6
+    world.configure(*specs)
+    world.elect()
+    world.step_all()
+    settled: set[str] = set()
+    for _ in range(2):
+        for spec in specs:  # the others are due still
+            world.dispatcher.due(spec.id, world.now())
+        before = {row.job_id: row.settled_until for row in world.execute(select(job_state))}
+        world.dispatcher.step()
+        after = {row.job_id: row.settled_until for row in world.execute(select(job_state))}
+        moved = {job_id for job_id in after if after[job_id] > before[job_id]}
+        assert len(moved) == 200
+        settled |= moved
+    assert len(settled) == len(specs)
+
+
 def test_a_run_marked_lost_is_asked_to_stop_where_it_goes_on(world: World) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()

@@ -235,6 +235,9 @@ def test_what_is_on_time_starts_before_what_is_caught_up_on(world: World) -> Non
     world.execute(update(run).where(run.c.id == late.id).values(kind="catch_up"))
     assert [one.id for one in world.ledger.poll(3).runs] == [*(one.id for one in others), late.id]
     assert [one.id for one in world.ledger.poll(1).runs] == [others[0].id]
+    # Not for ever: where workers are never at rest, it would wait for good.
+    world.execute(update(run).where(run.c.id == late.id).values(decided_at=world.now() - 11 * MINUTE))
+    assert [one.id for one in world.ledger.poll(3).runs] == [late.id, *(one.id for one in others)]
 
 
 def test_the_oldest_tick_of_a_job_starts_first(world: World) -> None:

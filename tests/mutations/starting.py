@@ -53,8 +53,8 @@ MUTATIONS = (
         "catch-up-first",
         "what is late is started before what is on time, in their order",
         "scheduler_service/ledger/reading.py",
-        "order by r.kind = 'catch_up', r.due_at, r.id limit :most",
-        "order by r.due_at, r.id limit :most",
+        "then 1 else 0 end, r.due_at, r.id) as place",
+        "then 0 else 0 end, r.due_at, r.id) as place",
         _LEDGER + "test_what_is_on_time_starts_before_what_is_caught_up_on",
     ),
     mutation(
@@ -119,8 +119,8 @@ MUTATIONS = (
         "queue-by-id",
         "what waits is started by id instead of by when it is due",
         _READING,
-        "                   order by r.kind = 'catch_up', r.due_at, r.id limit :most) ready",
-        "                   order by r.id limit :most) ready",
+        "then 1 else 0 end, r.due_at, r.id) as place",
+        "then 1 else 0 end, r.id) as place",
         _LEDGER + "test_the_oldest_due_starts_first",
     ),
     mutation(

@@ -69,7 +69,7 @@ MUTATIONS = (
         _POLICY,
         "if all(moment >= now - spec.misfire_grace for moment in due):",
         "if all(moment >= after for moment in due):",
-        _DECISIONS + "test_segments_agree_with_a_walk_over_every_tick",
+        _DECISIONS + "test_known_answers",
     ),
     mutation(
         "jitter-settled-early",
