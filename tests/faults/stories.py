@@ -192,11 +192,18 @@ def stall_past_the_lease(world: World) -> None:
 
 def end_session(world: World) -> None:
     """pg_terminate_backend of the session that leads."""
-    leader = world.fleet.leader()
+    world.fleet.leader()
     mark = world.fleet.mark()
-    ((ended,),) = world.books.rows("select pg_terminate_backend(guard_pid) from {p}leader_lease")
+    # By the row: the logs may lag behind it, and a session whose leader was just deposed is nobody's.
+    ((leader_id, ended),) = world.books.rows("select leader_id, pg_terminate_backend(guard_pid) from {p}leader_lease")
     assert ended
-    leader.wait_for("leadership_suspect", since=mark)
+    world.fleet.wait_until(
+        lambda: any(
+            entry["instance"] == leader_id
+            for event in ("leadership_suspect", "leadership_lost")
+            for _, entry in world.fleet.said(event, mark)
+        )
+    )
     world.settled_past_now()
 
 
