@@ -28,6 +28,8 @@ MOST_CONNECTIONS = 60  # of the server
 LEASE_ROW = b"select * from scheduler.leader_lease for update"
 LOCK_TABLES = b"""lock table scheduler.leader_lease, scheduler.leader_term, scheduler.job_state, scheduler.replica,
 scheduler.run, scheduler.run_attempt in access exclusive mode"""
+LEFT = f"""select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+  - (select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> '{ROLE}')"""
 END_SESSIONS = f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{ROLE}'"
 
 
@@ -223,8 +225,11 @@ def every_connection_taken(world: World) -> Iterator[None]:
 
         def replicas_have_none() -> bool:
             _fill(world, others)
-            # What ends here may go to a replica again or to us, until all has come to us.
-            return not administrator.execute(END_SESSIONS).fetchall()
+            # What ends here may go to a replica again or to us, until all has come to us.  One that is only being
+            # opened has no name yet, so that to see none of the replicas' is not enough.
+            ended = administrator.execute(END_SESSIONS).fetchall()
+            (left,) = administrator.execute(LEFT).fetchone() or (1,)
+            return not ended and left <= 0
 
         world.fleet.wait_until(replicas_have_none)
         yield
