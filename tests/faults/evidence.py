@@ -53,7 +53,7 @@ class Books:
             path = self.url.removeprefix("sqlite:///")
             with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
                 return connection.execute(statement.format(p="")).fetchall()
-        with psycopg.connect(self.url, autocommit=True, connect_timeout=5, options="-c timezone=UTC") as connection:
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=30, options="-c timezone=UTC") as connection:
             return connection.execute(statement.format(p="scheduler.")).fetchall()
 
     def execute(self, statement: str) -> None:
@@ -63,7 +63,7 @@ class Books:
             with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection, connection:
                 connection.execute(statement.format(p=""))
             return
-        with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=30) as connection:
             connection.execute(statement.format(p="scheduler."))
 
     def now(self) -> datetime:
