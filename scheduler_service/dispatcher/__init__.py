@@ -194,17 +194,13 @@ class Dispatcher:
         self._starter.answer_claims()
         if self._starter.give_back():
             self._signalled = True
-        reconfigured = self._reconfigure()
+        self._reconfigure()
         lease = self._current()
         if lease is None:
             self._starter.forget()
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
             return self._stand_by() if self._lease is None else None
-        if self._former is not None:
-            if lease.term == self._term:  # those that are gone were there until now
-                self._ledger.adopt(lease, tuple(self._former.values()))
-            self._former = None
-        if (lease.term != self._term or reconfigured) and not self._adopt(lease):
+        if (lease.term != self._term or self._ledger_behind) and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
         if now - self._settled_all_at >= SETTLE_ALL_SECONDS:
@@ -235,14 +231,13 @@ class Dispatcher:
             self._ledger.rehearse()
         return IDLE_SECONDS
 
-    def _reconfigure(self) -> bool:
-        """Take up a new configuration, if there is one; return whether the ledger must learn of it."""
+    def _reconfigure(self) -> None:
+        """Take up a new configuration, if there is one."""
         with self._changed:
             if self._configured is not None:
                 self._former = self._specs if self._former is None else self._former
                 self._specs, self._configured = self._configured, None
                 self._ledger_behind = True
-        return self._ledger_behind
 
     def _current(self) -> Lease | None:
         self.stepped_at = self._clock.monotonic()  # before each statement, which may take its time
@@ -260,6 +255,9 @@ class Dispatcher:
 
     def _adopt(self, lease: Lease) -> bool:
         self._starter.forget()  # of jobs as they were
+        if self._former is not None and lease.term == self._term:  # those that are gone were there until now
+            self._ledger.adopt(lease, tuple(self._former.values()))
+        self._former = None
         adoption = self._ledger.adopt(lease, tuple(self._specs.values()))
         if adoption is None:
             self._fenced("adopt", lease)
@@ -271,13 +269,12 @@ class Dispatcher:
         self._term, self._ledger_behind = lease.term, False
         wanted = (state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled)
         self._states.replace(wanted, elected=elected)
+        edited = [state.job_id for state in self._states.values() if self._is_edited(state)]
         if elected:
             self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS
         else:
-            # An edited job is settled now: what its new schedule says holds from this moment on, not from its
-            # next tick.
-            self._agenda.add_all(state.job_id for state in self._states.values() if self._is_edited(state))
-        edited = [state.job_id for state in self._states.values() if self._is_edited(state)]
+            # Now: what the new schedule says holds from this moment on, not from the job's next tick.
+            self._agenda.add_all(edited)
         disabled = [job_id for job_id in edited if not self._specs[job_id].enabled]
         tell_adoption(self._events, lease, adoption, [job for job in edited if job not in disabled], disabled)
         return True
