@@ -162,15 +162,11 @@ class Dispatcher:
 
     def run(self) -> None:
         """Step until `stop`."""
-        while True:
+        while not self._stopping:
             seconds = self.step()
             with self._changed:
-                if self._stopping:
-                    return
-                if not (self._signalled or self._configured is not None or self._ready()):
+                if not (self._stopping or self._signalled or self._configured is not None or self._ready()):
                     self._changed.wait(seconds)
-                if self._stopping:
-                    return
 
     def step(self) -> float:
         """Do what is to be done now; return the seconds until something is, if nobody wakes us."""
@@ -263,9 +259,7 @@ class Dispatcher:
             self._fenced("adopt", lease)
             return False
         elected = lease.term != self._term
-        # The first time soon again: only then do those that are gone stand out from the others by their age.
-        soon = elected or self._ledger_behind
-        self._adopt_at = self._clock.monotonic() + (SETTLE_ALL_SECONDS / 2 if soon else ADOPT_SECONDS)
+        self._adopt_at = self._clock.monotonic() + ADOPT_SECONDS
         self._term, self._ledger_behind = lease.term, False
         wanted = (state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled)
         self._states.replace(wanted, elected=elected)

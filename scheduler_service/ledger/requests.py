@@ -18,7 +18,7 @@ and a pause that is over stays in the row until a leader has settled what it cov
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import (
     BigInteger,
@@ -42,7 +42,6 @@ from scheduler_service.leases import Resignation, request_resignation
 from scheduler_service.model import Kind, Reason, State
 from scheduler_service.tables import database_time, job_state, run
 
-CONFIGURED_WITHIN = timedelta(seconds=30)  # of one another: a leader notes all jobs of its configuration at once
 TEXT_LIMIT = 200  # characters of a name, a key or a reason
 ARGUMENTS_LIMIT = 100_000  # characters of JSON
 
@@ -288,7 +287,7 @@ class Requests:
         if row is None:
             known = select(job_state.c.job_id).where(mine).order_by(job_state.c.job_id)
             return NoSuchJob(job_id, tuple(connection.execute(known).scalars()))
-        if row.present_at < row.newest - CONFIGURED_WITHIN:
+        if row.present_at < row.newest:  # a leader notes all jobs of its configuration with one moment
             return NotConfigured(job_id, row.present_at)
         lasts = row.paused_until is None or row.paused_until > row.now
         return _Job(row.now, row.paused_until, paused=row.paused_at is not None and lasts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import TextClause
@@ -21,20 +21,21 @@ from scheduler_service.tables.definitions import UNUSUAL
 
 LIVE_SECONDS = 30  # a replica seen within this counts as there
 MOST_ATTEMPTS = 2000
-# Of one another: a leader notes all jobs of its configuration at once, so one that was noted earlier is not among them.
-CONFIGURED_WITHIN = timedelta(seconds=30)
 
 # In columns of the same types: what, job, two numbers, two moments, two more numbers, two words.
 _SAMPLE = """
 select 'totals', cast(null as text),
        (select count(*) from {p}run where lock_id = :lock_id and state = 'waiting'),
        (select count(*) from {p}run where lock_id = :lock_id and state = 'waiting' and due_at <= {now}),
-       {now}, (select max(present_at) from {p}job_state where lock_id = :lock_id),
+       {now}, {now},
        (select count(*) from {p}run where lock_id = :lock_id and state = 'running'),
        (select count(*) from {p}replica where lock_id = :lock_id and seen_at > {live}),
        cast(null as text), cast(null as text)
 union all
-select 'job', job_id, case when enabled then 1 else 0 end, 0, settled_until, present_at, 0, 0, schedule, timezone
+select 'job', job_id, case when enabled then 1 else 0 end,
+       -- A leader notes all jobs of its configuration with one moment.
+       case when present_at = (select max(present_at) from {p}job_state where lock_id = :lock_id) then 1 else 0 end,
+       settled_until, settled_until, 0, 0, schedule, timezone
   from {p}job_state where lock_id = :lock_id and job_id in :jobs
 union all
 select 'paused', job_id, 0, 0, paused_at, paused_until, 0, 0, null, null
@@ -159,8 +160,8 @@ class Sampler:
         by_part: dict[str, list[Any]] = {"totals": [], "job": [], "paused": [], "attempt": []}
         for part, *columns in rows:
             by_part[part].append(columns)
-        _, waiting_count, due_count, now, newest_present, running_count, replica_count, *_ = by_part["totals"][0]
-        now, configured_after = _known(now), _moment(newest_present)
+        _, waiting_count, due_count, moment, _, running_count, replica_count, *_ = by_part["totals"][0]
+        now = _known(moment)
         attempts = by_part["attempt"]
         return Sample(
             now=now,
@@ -168,7 +169,7 @@ class Sampler:
             due_count=due_count,
             running_count=running_count,
             replica_count=replica_count,
-            jobs=tuple(_progress(columns, configured_after) for columns in by_part["job"]),
+            jobs=tuple(_progress(columns) for columns in by_part["job"]),
             paused=frozenset(
                 job_id
                 for job_id, _, _, paused_at, paused_until, *_ in by_part["paused"]
@@ -192,10 +193,9 @@ class Sampler:
             return list(connection.execute(clause, known).fetchall())
 
 
-def _progress(columns: list[Any], newest_present: datetime | None) -> JobProgress:
-    job_id, enabled, _, settled_until, present_at, _, _, schedule, timezone = columns
-    configured = newest_present is None or _known(present_at) > newest_present - CONFIGURED_WITHIN
-    return JobProgress(job_id, bool(enabled), configured, _known(settled_until), schedule, timezone)
+def _progress(columns: list[Any]) -> JobProgress:
+    job_id, enabled, configured, settled_until, _, _, _, schedule, timezone = columns
+    return JobProgress(job_id, bool(enabled), bool(configured), _known(settled_until), schedule, timezone)
 
 
 def _ended(attempts: list[Any]) -> list[Ended]:

@@ -40,6 +40,8 @@ class SqliteLedger(SqliteEndings):
                 )
             )
             absent_before = (newest or 0) - int(ABSENT_AFTER.total_seconds() * MICROSECONDS)
+            # One moment for all jobs, later than any before, whatever the clock did: who has it is configured.
+            noted_at = now if newest is None else max(now, newest + 1)
             added, returned = [], []
             for spec in specs:
                 values = {
@@ -47,6 +49,7 @@ class SqliteLedger(SqliteEndings):
                     "schedule": spec.schedule.canonical,
                     "timezone": spec.schedule.timezone,
                     "now": now,
+                    "noted_at": noted_at,
                     "max_running": spec.running_limit,
                 }
                 state = known.get(spec.id)
@@ -56,7 +59,8 @@ class SqliteLedger(SqliteEndings):
                         connection,
                         """insert into {p}job_state (lock_id, job_id, schedule, timezone, enabled, accountable_from,
                              settled_until, present_at, max_running)
-                           values (:lock_id, :job, :schedule, :timezone, :enabled, :now, :now, :now, :max_running)""",
+                           values (:lock_id, :job, :schedule, :timezone, :enabled, :now, :now, :noted_at,
+                             :max_running)""",
                         **values,
                         enabled=spec.enabled,
                     )
@@ -65,7 +69,7 @@ class SqliteLedger(SqliteEndings):
                     self._on(
                         connection,
                         """update {p}job_state set enabled = 1, schedule = :schedule, timezone = :timezone,
-                             present_at = :now, accountable_from = max(settled_until, :now),
+                             present_at = :noted_at, accountable_from = max(settled_until, :now),
                              settled_until = max(settled_until, :now), max_running = :max_running
                             where lock_id = :lock_id and job_id = :job""",
                         **values,
@@ -73,10 +77,10 @@ class SqliteLedger(SqliteEndings):
                 else:
                     self._on(
                         connection,
-                        """update {p}job_state set present_at = :now, max_running = :max_running
+                        """update {p}job_state set present_at = :noted_at, max_running = :max_running
                             where lock_id = :lock_id and job_id = :job""",
                         job=spec.id,
-                        now=now,
+                        noted_at=noted_at,
                         max_running=spec.running_limit,
                     )
             wanted = {spec.id: spec for spec in specs}

@@ -16,25 +16,28 @@ ADOPT = (
   select * from fence, unnest(:jobs, :schedules, :timezones, :enabled, :limits)
          as j (job_id, schedule, timezone, enabled, max_running)),
 newest as (select max(present_at) as present_at from {p}job_state where lock_id = :lock_id),
+t as materialized (
+  -- One moment for all jobs, later than any before, whatever the clock did: who has it is configured.
+  select clock_timestamp() as now, greatest(clock_timestamp(), newest.present_at + interval '1 microsecond') as noted_at
+    from fence, newest),
 added as (
   insert into {p}job_state (lock_id, job_id, schedule, timezone, enabled, accountable_from, settled_until, present_at,
                             max_running)
-  select :lock_id, j.job_id, j.schedule, j.timezone, j.enabled, t.now, t.now, t.now, j.max_running
-    from j, (select clock_timestamp() as now) t
+  select :lock_id, j.job_id, j.schedule, j.timezone, j.enabled, t.now, t.now, t.noted_at, j.max_running from j, t
   on conflict do nothing returning job_id),
 returned as (
   -- A job that was settled was there, though that was noted longer ago.
   update {p}job_state s
-     set enabled = true, schedule = j.schedule, timezone = j.timezone, present_at = t.now, max_running = j.max_running,
+     set enabled = true, schedule = j.schedule, timezone = j.timezone, present_at = t.noted_at,
+         max_running = j.max_running,
          accountable_from = greatest(s.settled_until, t.now), settled_until = greatest(s.settled_until, t.now)
-    from j, newest, (select clock_timestamp() as now) t
+    from j, newest, t
    where s.lock_id = :lock_id and s.job_id = j.job_id and j.enabled
      and (not s.enabled or greatest(s.present_at, s.settled_until) < newest.present_at - :absent)
   returning s.job_id),
 present as (
-  -- All at once: jobs that were settled at different times would seem absent to the next leader.
-  update {p}job_state s set present_at = clock_timestamp(), max_running = j.max_running
-    from j, newest
+  update {p}job_state s set present_at = t.noted_at, max_running = j.max_running
+    from j, newest, t
    where s.lock_id = :lock_id and s.job_id = j.job_id
      and not (j.enabled and (not s.enabled or greatest(s.present_at, s.settled_until) < newest.present_at - :absent))),
 cancelled as (

@@ -57,6 +57,30 @@ def test_a_job_absent_for_long_owes_nothing_while_others_went_on(world: World) -
     assert adopted.returned == ("a",)
 
 
+def noted(world: World) -> dict[str, datetime]:
+    return {row.job_id: row.present_at for row in world.execute(select(job_state.c.job_id, job_state.c.present_at))}
+
+
+def test_all_jobs_of_a_configuration_are_noted_with_one_moment(world: World) -> None:
+    world.adopt("a", "b", "gone", enabled=False)
+    world.adopt("b", "c")  # enabled again, and new
+    world.adopt("a", "b", "c")  # new to nobody
+    moments = noted(world)
+    assert moments["gone"] < moments["a"] == moments["b"] == moments["c"]
+
+
+def test_a_clock_set_back_does_not_note_jobs_before_those_that_are_gone(world: World) -> None:
+    world.adopt("a", "gone")
+    later = world.now() + timedelta(hours=1)
+    world.execute(update(job_state).values(present_at=later))
+    adopted = world.ledger.adopt(world.lease, specs("a", "b"))
+    assert adopted is not None
+    assert adopted.returned == ()
+    moments = noted(world)
+    assert moments["gone"] == later < moments["a"] == moments["b"]
+    assert all(state.accountable_from <= adopted.now for state in adopted.states)
+
+
 def test_all_replicas_down_for_a_week_is_no_absence(world: World) -> None:
     world.adopt("a", "b", back=timedelta(days=7))
     world.execute(update(job_state).values(present_at=world.now() - timedelta(days=7)))

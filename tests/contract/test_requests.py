@@ -127,8 +127,8 @@ def test_a_job_that_no_leader_had_is_answered_with_those_that_one_had(world: Ask
 
 def test_a_job_that_left_the_configuration_is_neither_triggered_nor_paused(world: Asking) -> None:
     world.adopt("a", "b")
-    left_at = world.job("a").present_at - timedelta(seconds=31)
-    world.execute(update(job_state).where(job_state.c.job_id == "a").values(present_at=left_at))
+    left_at = world.job("a").present_at
+    world.adopt("b")  # a moment later
     assert world.requests.trigger("a", by="ann") == NotConfigured("a", left_at)
     assert world.requests.pause("a", by="ann") == NotConfigured("a", left_at)
     assert world.triggered("b").new

@@ -267,7 +267,6 @@ def test_a_job_that_the_leader_has_no_more_is_not_owed(world: Watched) -> None:
     world.configure(b)
     world.elect(3)
     world.step_all()
-    world.execute(update(job_state).where(job_state.c.job_id == "a").values(present_at=world.now() - MINUTE))
     world.begin(a, b)
     assert world.look().oldest is None
     world.execute(update(job_state).values(present_at=world.now()))  # it is back

@@ -242,6 +242,22 @@ MUTATIONS = (
         _CONTRACT + "test_a_job_away_for_some_minutes_over_a_change_of_leaders_owes_them[postgresql]",
     ),
     mutation(
+        "noted-one-by-one",
+        "each job is noted with a moment of its own: all but one seem to have left the configuration",
+        _STATEMENTS,
+        "set present_at = t.noted_at, max_running",
+        "set present_at = clock_timestamp(), max_running",
+        _LEDGER + "test_all_jobs_of_a_configuration_are_noted_with_one_moment[postgresql]",
+    ),
+    mutation(
+        "noted-by-the-clock",
+        "after the database's clock was set back, the jobs that are gone were noted last",
+        _STATEMENTS,
+        "greatest(clock_timestamp(), newest.present_at + interval '1 microsecond') as noted_at",
+        "clock_timestamp() as noted_at",
+        _LEDGER + "test_a_clock_set_back_does_not_note_jobs_before_those_that_are_gone[postgresql]",
+    ),
+    mutation(
         "timer-loses-its-place",
         "a job whose timer goes off again before it is settled is put behind all others",
         "scheduler_service/dispatcher/agenda.py",

@@ -29,7 +29,6 @@ from sqlalchemy import (
 )
 
 from scheduler_service.database import Database
-from scheduler_service.ledger import ABSENT_AFTER
 from scheduler_service.ledger.history.rows import job_row, run_row, runs
 from scheduler_service.ledger.history.values import JobRow, Leader, RunRow, TermRow
 from scheduler_service.model import Kind, State
@@ -204,15 +203,12 @@ class Listing:
         return conditions
 
     def _present(self, connection: Connection, leader: Leader | None, now: datetime) -> ColumnElement[bool]:
-        """Leave out what is no longer configured: no leader has settled it since long, or this one not at all."""
+        """Leave out what is no longer configured: all that is was noted with one moment, and by this leader."""
         mine = job_state.c.lock_id == self._lock_id
         newest = connection.execute(select(func.max(job_state.c.present_at)).where(mine)).scalar()
         if newest is None:
             return mine
-        oldest = newest - ABSENT_AFTER
-        if leader is not None and now - leader.acquired_at > SETTLES_WITHIN:
-            oldest = max(oldest, leader.acquired_at)
-        return and_(mine, job_state.c.present_at >= oldest)
+        return and_(mine, job_state.c.present_at >= noted_since(newest, leader, now))
 
     def _jobs_where(self, connection: Connection, condition: ColumnElement[bool], limit: int) -> tuple[JobRow, ...]:
         page = select(job_state).where(condition).order_by(job_state.c.job_id).limit(limit).subquery("job")
@@ -241,6 +237,16 @@ class Listing:
             query = select(run.c.job_id, func.count()).where(run.c.lock_id == self._lock_id, condition)
             found.append({row[0]: int(row[1]) for row in connection.execute(query.group_by(run.c.job_id))})
         return found[0], found[1]
+
+
+def noted_since(newest: datetime, leader: Leader | None, now: datetime) -> datetime:
+    """Return since when the jobs were noted that are configured; `newest` is the last such moment of any job.
+
+    They all were noted with one moment, and by this leader.  One whose configuration is empty noted none.
+    """
+    if leader is not None and now - leader.acquired_at > SETTLES_WITHIN:
+        return max(newest, leader.acquired_at)
+    return newest
 
 
 def _newest(conditions: Sequence[ColumnElement[bool]], limit: int) -> Select[Any]:

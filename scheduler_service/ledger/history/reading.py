@@ -8,8 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
 
-from scheduler_service.ledger import ABSENT_AFTER
-from scheduler_service.ledger.history.listing import SETTLES_WITHIN, TICK_KINDS, Listing
+from scheduler_service.ledger.history.listing import TICK_KINDS, Listing, noted_since
 from scheduler_service.ledger.history.rows import attempt_row, attempts_of_runs, job_row, run_row, runs
 from scheduler_service.ledger.history.values import (
     AttemptRow,
@@ -271,10 +270,8 @@ def _now(connection: Connection) -> datetime:
 
 
 def _present(jobs: Sequence[JobRow], leader: Leader | None, now: datetime) -> tuple[JobRow, ...]:
-    """Leave out what is no longer configured: no leader has settled it since long, or this one not at all."""
+    """Leave out what is no longer configured."""
     if not jobs:
         return ()
-    oldest = max(job.present_at for job in jobs) - ABSENT_AFTER
-    if leader is not None and now - leader.acquired_at > SETTLES_WITHIN:
-        oldest = max(oldest, leader.acquired_at)
-    return tuple(job for job in jobs if job.present_at >= oldest)
+    since = noted_since(max(job.present_at for job in jobs), leader, now)
+    return tuple(job for job in jobs if job.present_at >= since)
