@@ -22,7 +22,7 @@ from scheduler_service.database import StoreUnavailable
 from scheduler_service.dispatcher.agenda import Agenda, Due
 from scheduler_service.dispatcher.leadership import Leadership
 from scheduler_service.dispatcher.settling import holder_in_doubt, written
-from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
+from scheduler_service.dispatcher.starting import CANDIDATES, Pool, Starter, is_wanted
 from scheduler_service.dispatcher.states import JobStates
 from scheduler_service.dispatcher.telling import tell_adoption, tell_settlement
 from scheduler_service.events import Events, Outage
@@ -36,6 +36,7 @@ MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
 POLL_SECONDS = 0.98  # how often the ledger is asked what waits to be started,
 CATCHING_UP_SECONDS = 0.25  # while ticks are caught up on, because those on time pass by,
+LATE_RUNS = 10  # that were caught up on, started after each batch while more is to be settled
 POLL_REST = 4  # and so many times as long as that took it is not asked while something is known to wait
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
 ADOPT_SECONDS = ABSENT_AFTER.total_seconds() / 2  # how often the ledger is told which jobs there are, at least
@@ -335,11 +336,10 @@ class Dispatcher:
 
     def _record(self, settlement: Settlement, moment: datetime, now: datetime) -> None:
         job_id = settlement.state.job_id
-        whole = self._states.applied(settlement)
         tell_settlement(self._events, settlement)
         if settlement.replaced:
             self.on_replaced()
-        if not whole:
+        if not self._states.applied(settlement):
             return
         if not settlement.enabled or settlement.until >= moment:
             self._agenda.done(job_id, moment)
@@ -370,7 +370,7 @@ class Dispatcher:
             if not all(is_wanted(run, self._specs) for run in poll.runs):
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
                 self._ledger_behind = self._signalled = True
-        runs, more = self._starter.with_room(self._specs)
+        runs, more = self._starter.with_room(self._specs, most_late=LATE_RUNS if self._agenda.ready else CANDIDATES)
         if more:
             self._signalled = True
         if not runs or self._current() is None:

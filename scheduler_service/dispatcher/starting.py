@@ -112,30 +112,34 @@ class Starter:
         self._candidates = ()
         self._more = False
 
-    def with_room(self, specs: Specs) -> tuple[Mapping[Run, int], bool]:
+    def with_room(self, specs: Specs, *, most_late: int) -> tuple[Mapping[Run, int], bool]:
         """Return those of the candidates that can be taken, with their weights; they are candidates no more.
 
-        And whether others may wait behind those that need a process.
+        At most so many of them are caught up on.  And whether others may wait behind those that need a process.
         """
         room, processes = self._workers.room, self._workers.free_process_count
         chosen: dict[Run, int] = {}
+        late: list[Run] = []
         passed = False
         seen_count = 0
         for run in self._candidates:
             spec = specs[run.job_id]
             isolated = _isolated(spec)
-            if isolated and processes == 0:
+            if run.kind is Kind.CATCH_UP and most_late == 0:
+                late.append(run)
+            elif isolated and processes == 0:
                 passed = True
             else:
                 weight = self._workers.weight(spec)
                 if weight > room:  # nor what comes behind it: in their order
                     break
                 processes -= isolated
+                most_late -= run.kind is Kind.CATCH_UP
                 room -= weight
                 chosen[run] = weight
             seen_count += 1
         # Those that were passed by would be passed by again: the ledger is asked for what there is beside them.
-        self._candidates = () if passed else self._candidates[seen_count:]
+        self._candidates = () if passed else [*late, *self._candidates[seen_count:]]
         return chosen, passed
 
     def start(self, lease: Lease, runs: Mapping[Run, int], specs: Specs) -> int | None:

@@ -12,7 +12,9 @@ from sqlalchemy import delete, insert, select, update
 
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database, StoreUnavailable
+from scheduler_service.dispatcher import LATE_RUNS
 from scheduler_service.ledger import Replica
+from scheduler_service.ledger.requests import Requests, Triggered
 from scheduler_service.model import CatchUp, Lease, Overlap
 from scheduler_service.tables import job_state, replica, run, run_attempt
 from tests.contract.dispatcher_world import HOUR, LOCK, ME, MINUTE, OTHER, World, job
@@ -454,6 +456,25 @@ def test_more_timers_than_can_be_settled_have_their_turn_one_after_another(world
     assert len(settled) == len(specs)
 
 
+def test_few_late_runs_are_started_while_more_is_to_be_settled_and_what_is_on_time_passes_them(world: World) -> None:
+    world.adopt(*(job(f"j{number:03}") for number in range(450)), back=HOUR)
+    world.pool.size = 0
+    world.dispatcher.step()
+    # Late for so long that they no longer let others pass: they come first in every poll.
+    world.execute(update(run).values(decided_at=world.now() - HOUR))
+    asked = Requests(world.database, LOCK).trigger("j449", by="ann")
+    assert isinstance(asked, Triggered)
+    world.pool.size = 10**6
+    world.dispatcher.wake()
+    world.clock.added += 1.0
+    world.dispatcher.step()
+    begun = [attempt.run_id for attempt in world.pool.taken.values()]
+    assert len(begun) == LATE_RUNS + 1
+    assert asked.run_id in begun
+    world.step_all()
+    assert len(world.pool.taken) == 450  # the last job's late tick is skipped: it runs already
+
+
 def test_a_run_marked_lost_is_asked_to_stop_where_it_goes_on(world: World) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
@@ -733,7 +754,10 @@ def test_what_was_read_a_moment_ago_is_looked_at_again_before_it_starts(world: W
     assert [attempt.job_id for attempt in world.pool.taken.values()] == ["c"]
 
 
-def test_a_rush_lasts_until_all_is_started_for_which_there_is_room(world: World) -> None:
+def test_a_rush_lasts_until_all_is_started_for_which_there_is_room(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.clock, "monotonic", lambda: 1000.0)  # what waits is not read again without room
     world.pool.size = 2
     world.adopt(*(job(name) for name in "abc"), back=HOUR)
     world.step_all()

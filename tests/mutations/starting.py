@@ -50,6 +50,14 @@ MUTATIONS = (
         _LEDGER + "test_a_run_that_is_started_twice_starts_once",
     ),
     mutation(
+        "late-runs-hold-up-what-is-on-time",
+        "behind the late runs that may not start yet nothing is looked at",
+        "scheduler_service/dispatcher/starting.py",
+        "                late.append(run)\n",
+        "                break\n",
+        _DISPATCHER + "test_few_late_runs_are_started_while_more_is_to_be_settled_and_what_is_on_time_passes_them",
+    ),
+    mutation(
         "catch-up-first",
         "what is late is started before what is on time, in their order",
         "scheduler_service/ledger/reading.py",
