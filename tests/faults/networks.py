@@ -81,7 +81,13 @@ def _swallow_past_the_lease(world: World, stall: Callable[[Relay], None]) -> Non
 
 def _end_the_connections(world: World, end: Callable[[Relay], None]) -> None:
     leader = world.fleet.leader()
-    mark = world.fleet.mark()
+    term, mark = world.fleet.term(leader), world.fleet.mark()
     end(world.lines[leader.number])
-    leader.wait_for("leadership_suspect", since=mark)
+    # Another may have been elected in just that moment, and then there is nothing left to be in doubt of.
+    world.fleet.wait_until(
+        lambda: (
+            any(who is leader for who, _ in world.fleet.said("leadership_suspect", mark))
+            or any(entry["term"] > term for _, entry in world.fleet.said("leader_elected"))
+        )
+    )
     world.settled_past_now()
