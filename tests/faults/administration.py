@@ -101,7 +101,7 @@ def end_every_session(world: World) -> None:
     """pg_terminate_backend of all sessions of all replicas at once."""
     leader, mark = world.fleet.leader(), world.fleet.mark()
     world.books.rows(END_SESSIONS)
-    leader.wait_for("leadership_suspect", since=mark)
+    world.fleet.wait_for_doubt(leader, mark)
     world.settled_past_now()
 
 
@@ -147,7 +147,7 @@ def _take_the_term_away(world: World, statement: str) -> None:
 def _until_the_leader_doubts(world: World, trouble: AbstractContextManager[None]) -> None:
     leader, mark = world.fleet.leader(), world.fleet.mark()
     with trouble:
-        leader.wait_for("leadership_suspect", since=mark)
+        world.fleet.wait_for_doubt(leader, mark)
     world.settled_past_now()
 
 

@@ -187,6 +187,17 @@ class Fleet:
         """Wait until somebody leads in a term after `term`."""
         return self._wait(lambda: self._leading(after=term), f"a leader after term {term}")
 
+    def wait_for_doubt(self, leader: Replica, since: int) -> None:
+        """Wait until a leader doubts that it leads.  One whom another has followed just then has nothing to doubt."""
+        term = self.term(leader)
+        self._wait(
+            lambda: (
+                any(who is leader for who, _ in self.said("leadership_suspect", since))
+                or any(entry["term"] > term for _, entry in self.said("leader_elected"))
+            ),
+            f"a doubt of {leader.number}",
+        )
+
     def wait_for(self, event: str, replica: Replica | None = None, since: int = 0, **fields: Any) -> Entry:
         """Return the first line that tells this event with these fields, `since` a `mark`."""
 

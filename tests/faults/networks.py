@@ -81,13 +81,7 @@ def _swallow_past_the_lease(world: World, stall: Callable[[Relay], None]) -> Non
 
 def _end_the_connections(world: World, end: Callable[[Relay], None]) -> None:
     leader = world.fleet.leader()
-    term, mark = world.fleet.term(leader), world.fleet.mark()
+    mark = world.fleet.mark()
     end(world.lines[leader.number])
-    # Another may have been elected in just that moment, and then there is nothing left to be in doubt of.
-    world.fleet.wait_until(
-        lambda: (
-            any(who is leader for who, _ in world.fleet.said("leadership_suspect", mark))
-            or any(entry["term"] > term for _, entry in world.fleet.said("leader_elected"))
-        )
-    )
+    world.fleet.wait_for_doubt(leader, mark)
     world.settled_past_now()

@@ -246,7 +246,7 @@ def freeze_the_leaders_session(world: World) -> None:
     leader = world.fleet.leader()
     mark = world.fleet.mark()
     with _stopped_sessions(world, "pid = (select guard_pid from {p}leader_lease)"):
-        leader.wait_for("leadership_suspect", since=mark)
+        world.fleet.wait_for_doubt(leader, mark)
         world.settled_past_now()
     # The stopped session holds the lock that others wait for; when it has ended, the new one takes it.
     world.fleet.wait_until(lambda: world.books.rows("select guard_pid from {p}leader_lease")[0][0])

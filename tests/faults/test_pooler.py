@@ -27,7 +27,7 @@ class Pooled:
         leader = world.leader_in_a_run()
         mark = world.fleet.mark()
         self.pooler.kill()
-        leader.wait_for("leadership_suspect", since=mark)
+        world.fleet.wait_for_doubt(leader, mark)
         self.pooler.start()
         world.settled_past_now()
 
