@@ -22,7 +22,7 @@ from scheduler_service.database import StoreUnavailable
 from scheduler_service.dispatcher.agenda import Agenda, Due
 from scheduler_service.dispatcher.leadership import Leadership
 from scheduler_service.dispatcher.settling import holder_in_doubt, written
-from scheduler_service.dispatcher.starting import CANDIDATES, Pool, Starter, is_wanted
+from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
 from scheduler_service.dispatcher.states import JobStates
 from scheduler_service.dispatcher.telling import tell_adoption, tell_settlement
 from scheduler_service.events import Events, Outage
@@ -36,7 +36,6 @@ MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
 POLL_SECONDS = 0.98  # how often the ledger is asked what waits to be started,
 CATCHING_UP_SECONDS = 0.25  # while ticks are caught up on, because those on time pass by,
-LATE_RUNS = 10  # that were caught up on, started after each batch while more is to be settled
 POLL_REST = 4  # and so many times as long as that took it is not asked while something is known to wait
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
 ADOPT_SECONDS = ABSENT_AFTER.total_seconds() / 2  # how often the ledger is told which jobs there are, at least
@@ -46,10 +45,6 @@ RETRY_SECONDS = 0.5  # after the database did not answer
 REHEARSE_SECONDS = 300.0  # how often a standby makes sure that it is ready: connections come and go
 IDLE_SECONDS = 1.0  # a standby only shows that it is alive
 SUSPECT_SECONDS = 0.05
-
-
-def _nobody(*_: object) -> None:
-    pass
 
 
 class Dispatcher:
@@ -80,8 +75,8 @@ class Dispatcher:
         self._clock = clock
         self._rush = Rush() if rush is None else rush
         self._specs: Mapping[str, JobSpec] = {spec.id: spec for spec in specs}
-        self.on_replaced: Callable[[], None] = _nobody
-        self.on_taken_over: Callable[[int], None] = _nobody
+        self.on_replaced: Callable[[], None] = lambda: None
+        self.on_taken_over: Callable[[int], None] = lambda _: None
         self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
         self._changed = threading.Condition()
         self._lease: Lease | None = None  # the term that we were told to lead
@@ -260,7 +255,9 @@ class Dispatcher:
             self._fenced("adopt", lease)
             return False
         elected = lease.term != self._term
-        self._adopt_at = self._clock.monotonic() + ADOPT_SECONDS
+        # The first time soon again: another hand may have been at the table meanwhile, or this has been forgotten.
+        soon = elected or self._ledger_behind
+        self._adopt_at = self._clock.monotonic() + (SETTLE_ALL_SECONDS / 2 if soon else ADOPT_SECONDS)
         self._term, self._ledger_behind = lease.term, False
         wanted = (state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled)
         self._states.replace(wanted, elected=elected)
@@ -360,7 +357,8 @@ class Dispatcher:
     def _start(self, lease: Lease, *, anew: bool) -> None:
         if self._current() is None:
             return
-        if fresh := anew or not self._starter.has_candidates:
+        taking_over = self._states.are_fresh and self._agenda.ready
+        if fresh := anew or self._starter.has_read_too_little(taking_over=taking_over):
             began = self._clock.monotonic()
             poll = self._starter.poll(self._specs)
             now = self._clock.monotonic()
@@ -370,7 +368,7 @@ class Dispatcher:
             if not all(is_wanted(run, self._specs) for run in poll.runs):
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
                 self._ledger_behind = self._signalled = True
-        runs, more = self._starter.with_room(self._specs, most_late=LATE_RUNS if self._agenda.ready else CANDIDATES)
+        runs, more = self._starter.with_room(self._specs, taking_over=taking_over)
         if more:
             self._signalled = True
         if not runs or self._current() is None:

@@ -20,26 +20,31 @@ t as materialized (
   -- One moment for all jobs, later than any before, whatever the clock did: who has it is configured.
   select clock_timestamp() as now, greatest(clock_timestamp(), newest.present_at + interval '1 microsecond') as noted_at
     from fence, newest),
+known as materialized (
+  -- By one snapshot: a statement before this one may still go on, its answer lost, and change what is looked at here.
+  -- A job that was settled was there, though that was noted longer ago.
+  select s.job_id, j.enabled and (not s.enabled
+                                  or greatest(s.present_at, s.settled_until) < newest.present_at - :absent) as returns
+    from {p}job_state s join j using (job_id) cross join newest where s.lock_id = :lock_id),
 added as (
   insert into {p}job_state (lock_id, job_id, schedule, timezone, enabled, accountable_from, settled_until, present_at,
                             max_running)
-  select :lock_id, j.job_id, j.schedule, j.timezone, j.enabled, t.now, t.now, t.noted_at, j.max_running from j, t
-  on conflict do nothing returning job_id),
+  select :lock_id, j.job_id, j.schedule, j.timezone, j.enabled, t.now, t.now, t.noted_at, j.max_running
+    from j cross join t where not exists (select 1 from known k where k.job_id = j.job_id)
+  -- Such a statement may have added it after the snapshot.
+  on conflict (lock_id, job_id) do update set present_at = excluded.present_at, max_running = excluded.max_running
+  returning job_id),
 returned as (
-  -- A job that was settled was there, though that was noted longer ago.
   update {p}job_state s
      set enabled = true, schedule = j.schedule, timezone = j.timezone, present_at = t.noted_at,
          max_running = j.max_running,
          accountable_from = greatest(s.settled_until, t.now), settled_until = greatest(s.settled_until, t.now)
-    from j, newest, t
-   where s.lock_id = :lock_id and s.job_id = j.job_id and j.enabled
-     and (not s.enabled or greatest(s.present_at, s.settled_until) < newest.present_at - :absent)
-  returning s.job_id),
+    from j join known k using (job_id) cross join t
+   where s.lock_id = :lock_id and s.job_id = j.job_id and k.returns returning s.job_id),
 present as (
   update {p}job_state s set present_at = t.noted_at, max_running = j.max_running
-    from j, newest, t
-   where s.lock_id = :lock_id and s.job_id = j.job_id
-     and not (j.enabled and (not s.enabled or greatest(s.present_at, s.settled_until) < newest.present_at - :absent))),
+    from j join known k using (job_id) cross join t
+   where s.lock_id = :lock_id and s.job_id = j.job_id and not k.returns),
 cancelled as (
   update {p}run r set state = 'cancelled', reason = null from fence
    where r.lock_id = :lock_id and r.state = 'waiting'

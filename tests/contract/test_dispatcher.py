@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database, StoreUnavailable
-from scheduler_service.dispatcher import LATE_RUNS
+from scheduler_service.dispatcher.starting import LATE_RUNS
 from scheduler_service.ledger import Replica
 from scheduler_service.ledger.requests import Requests, Triggered
 from scheduler_service.model import CatchUp, Lease, Overlap
@@ -456,13 +456,21 @@ def test_more_timers_than_can_be_settled_have_their_turn_one_after_another(world
     assert len(settled) == len(specs)
 
 
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty jobs are settled in one statement."""
+    monkeypatch.setattr("scheduler_service.dispatcher.BATCH_JOBS", 20)
+
+
+@pytest.mark.usefixtures("small_batches")
 def test_few_late_runs_are_started_while_more_is_to_be_settled_and_what_is_on_time_passes_them(world: World) -> None:
-    world.adopt(*(job(f"j{number:03}") for number in range(450)), back=HOUR)
+    asked_for = job("asked-for", schedule=schedules.parse("manual", "UTC"))
+    world.adopt(*(job(f"j{number:02}") for number in range(45)), asked_for, back=HOUR)
     world.pool.size = 0
     world.dispatcher.step()
     # Late for so long that they no longer let others pass: they come first in every poll.
     world.execute(update(run).values(decided_at=world.now() - HOUR))
-    asked = Requests(world.database, LOCK).trigger("j449", by="ann")
+    asked = Requests(world.database, LOCK).trigger("asked-for", by="ann")
     assert isinstance(asked, Triggered)
     world.pool.size = 10**6
     world.dispatcher.wake()
@@ -472,7 +480,52 @@ def test_few_late_runs_are_started_while_more_is_to_be_settled_and_what_is_on_ti
     assert len(begun) == LATE_RUNS + 1
     assert asked.run_id in begun
     world.step_all()
-    assert len(world.pool.taken) == 450  # the last job's late tick is skipped: it runs already
+    assert len(world.pool.taken) == 45 + 1
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("decided_ago", [timedelta(0), HOUR], ids=["yielding", "yielding no more"])
+def test_what_a_new_leader_settles_on_time_starts_when_all_is_settled(
+    world: World, monkeypatch: pytest.MonkeyPatch, decided_ago: timedelta
+) -> None:
+    late = [job(f"l{number:02}") for number in range(15)]
+    punctual = [job(f"t{number:02}", every=timedelta(seconds=1)) for number in range(40)]
+    world.adopt(*late, *punctual, back=HOUR)
+    just = world.now() - timedelta(seconds=1.2)
+    world.execute(update(job_state).where(job_state.c.job_id.like("t%")).values(settled_until=just))
+    world.pool.size = 0
+    world.dispatcher.step()
+    world.execute(update(run).values(decided_at=world.now() - decided_ago))
+    world.pool.size = 10**6
+    world.dispatcher.wake()
+    now = world.clock.monotonic() + 1.0
+    monkeypatch.setattr(world.clock, "monotonic", lambda: now)  # no second passes
+    while world.dispatcher._agenda.ready:
+        world.dispatcher.step()
+    assert "waiting" not in {row.state for row in world.execute(select(run.c.state).where(run.c.job_id.like("t%")))}
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_starts_keep_pace_with_what_is_settled_though_all_of_it_is_late_and_no_end_in_sight(world: World) -> None:
+    ids = [f"j{number:02}" for number in range(60)]
+    world.configure(*(job(one, every=timedelta(seconds=1), misfire_grace=timedelta(0)) for one in ids))
+    world.elect(1)
+    world.pool.size = 10**6
+    world.step_all()
+    for _ in range(3):
+        for table in (run_attempt, run):  # no tick was decided before, however long this takes
+            world.execute(delete(table))
+        moment = world.now()
+        world.execute(update(job_state).values(settled_until=moment - timedelta(seconds=1.5)))
+        world.dispatcher._read_again(set(ids))
+        world.clock.added += 0.3
+        for one in ids:
+            world.dispatcher.due(one, moment)
+        world.dispatcher.step()
+        assert world.dispatcher._agenda.ready
+        assert len(world.pool.taken) >= 20
+        assert "waiting" not in {row.state for row in world.execute(select(run.c.state))}
+        world.finish()
 
 
 def test_a_run_marked_lost_is_asked_to_stop_where_it_goes_on(world: World) -> None:

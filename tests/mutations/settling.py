@@ -83,8 +83,8 @@ MUTATIONS = (
         "absent-since-ever",
         "all jobs count as absent after all replicas were down: a week's ticks are forgotten",
         _STATEMENTS,
-        "greatest(s.present_at, s.settled_until) < newest.present_at - :absent)\n  returning",
-        "s.present_at < clock_timestamp() - :absent)\n  returning",
+        "or greatest(s.present_at, s.settled_until) < newest.present_at - :absent)",
+        "or s.present_at < clock_timestamp() - :absent)",
         _LEDGER + "test_all_replicas_down_for_a_week_is_no_absence[postgresql]",
     ),
     mutation(
@@ -148,8 +148,8 @@ MUTATIONS = (
         "poll-unasked",
         "the lease is not asked for again after settling",
         _DISPATCHER,
-        "        if self._current() is None:\n            return\n        if fresh",
-        "        if fresh",
+        "        if self._current() is None:\n            return\n        taking_over",
+        "        taking_over",
         _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
     ),
     mutation(
@@ -237,8 +237,8 @@ MUTATIONS = (
         "absent-though-settled",
         "a job counts as absent from when it was noted last, though it was settled since",
         _STATEMENTS,
-        "greatest(s.present_at, s.settled_until) < newest.present_at - :absent)\n  returning",
-        "s.present_at < newest.present_at - :absent)\n  returning",
+        "or greatest(s.present_at, s.settled_until) < newest.present_at - :absent)",
+        "or s.present_at < newest.present_at - :absent)",
         _CONTRACT + "test_a_job_away_for_some_minutes_over_a_change_of_leaders_owes_them[postgresql]",
     ),
     mutation(
@@ -248,6 +248,15 @@ MUTATIONS = (
         "set present_at = t.noted_at, max_running",
         "set present_at = clock_timestamp(), max_running",
         _LEDGER + "test_all_jobs_of_a_configuration_are_noted_with_one_moment[postgresql]",
+    ),
+    mutation(
+        "added-by-a-statement-before",
+        "a job that was added after an adoption's snapshot is not noted by it",
+        _STATEMENTS,
+        "do update set present_at = excluded.present_at, max_running = excluded.max_running\n",
+        "do nothing\n",
+        "tests/postgres/test_requests.py::"
+        "test_an_adoption_behind_a_statement_whose_answer_was_lost_notes_every_job[an adoption]",
     ),
     mutation(
         "noted-by-the-clock",

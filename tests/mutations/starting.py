@@ -58,6 +58,22 @@ MUTATIONS = (
         _DISPATCHER + "test_few_late_runs_are_started_while_more_is_to_be_settled_and_what_is_on_time_passes_them",
     ),
     mutation(
+        "late-runs-held-back-for-ever",
+        "few late runs start whenever more is to be settled, however long after the election",
+        "scheduler_service/dispatcher/__init__.py",
+        "taking_over = self._states.are_fresh and self._agenda.ready",
+        "taking_over = self._agenda.ready",
+        _DISPATCHER + "test_starts_keep_pace_with_what_is_settled_though_all_of_it_is_late_and_no_end_in_sight",
+    ),
+    mutation(
+        "held-back-and-stale",
+        "when all is settled the late runs that were held back start, and what is on time waits for the next poll",
+        "scheduler_service/dispatcher/starting.py",
+        "return not self._candidates or (self._holds_back and not taking_over)",
+        "return not self._candidates",
+        _DISPATCHER + "test_what_a_new_leader_settles_on_time_starts_when_all_is_settled",
+    ),
+    mutation(
         "catch-up-first",
         "what is late is started before what is on time, in their order",
         "scheduler_service/ledger/reading.py",

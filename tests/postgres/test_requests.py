@@ -12,12 +12,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import select
 
 from scheduler_service.database import Database
 from scheduler_service.ledger.requests import CancelledRun, Paused, Requests, StopRequested, Triggered
 from scheduler_service.model import Overlap
 from scheduler_service.tables import job_state, run
-from tests.contract.ledger_world import LOCK, ME, World
+from tests.contract.ledger_world import LOCK, ME, World, specs
 from tests.waiting import wait_until
 
 START = """
@@ -98,6 +99,26 @@ def test_a_start_behind_another_starts_nothing(race: Race) -> None:
     asked = race.behind(START, lambda: race.ledger.start(race.lease, "claim", [(waiting, None)], 0.0))
     race.first.commit()
     assert asked.result(60) == []
+
+
+@pytest.mark.parametrize(
+    "going_on",
+    [
+        f"""insert into scheduler.job_state (lock_id, job_id, schedule, timezone, enabled, accountable_from,
+                                           settled_until, present_at)
+           values ({LOCK}, 'new', 'manual', 'UTC', true, now(), now(), now())""",
+        "update scheduler.job_state set enabled = false, settled_until = now() where job_id = 'a'",
+        "update scheduler.job_state set enabled = true, settled_until = now() where job_id = 'off'",
+    ],
+    ids=["an adoption", "a settlement that disables", "a settlement that enables"],
+)
+def test_an_adoption_behind_a_statement_whose_answer_was_lost_notes_every_job(race: Race, going_on: str) -> None:
+    race.adopt("a", "b")
+    race.adopt("off", enabled=False)
+    adopted = race.behind(going_on, lambda: race.ledger.adopt(race.lease, specs("a", "b", "off", "new")))
+    race.first.commit()
+    assert adopted.result(60) is not None
+    assert len({row.present_at for row in race.execute(select(job_state.c.present_at))}) == 1
 
 
 def test_a_pause_behind_a_settlement_begins_after_what_is_settled(race: Race) -> None:
