@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -204,7 +205,10 @@ class Asking:
                 with contextlib.suppress(*NO_ANSWER):
                     connection.close()
 
-            self._agenda.later(step.seconds, let_go)
+            # On a thread of its own: requests wait for this lock, and would keep whoever makes them from letting go.
+            releasing = threading.Timer(step.seconds, let_go)
+            releasing.daemon = True
+            releasing.start()
             return
         self._note(step, None)
 
@@ -230,7 +234,9 @@ def _job(step: Step) -> str:
 
 def _locked(books: Books) -> Any:
     if books.on_sqlite:
-        connection: Any = sqlite3.connect(Path(books.url.removeprefix("sqlite:///")), timeout=5, isolation_level=None)
+        connection: Any = sqlite3.connect(
+            Path(books.url.removeprefix("sqlite:///")), timeout=5, isolation_level=None, check_same_thread=False
+        )
         connection.execute("begin immediate")
         return connection
     connection = psycopg.connect(books.url, connect_timeout=5, options="-c lock_timeout=3s")
