@@ -118,13 +118,18 @@ MUTATIONS = (
         "    from wanted w left join free on",
         _LEDGER + "test_a_deposed_leader_settles_and_starts_nothing",
     ),
-    mutation(
+    Mutation(
         "adopt-unfenced",
         "adopting a configuration reads the fence and does not heed it",
-        _STATEMENTS,
-        "  select * from fence, unnest(:jobs, :schedules,",
-        "  select * from unnest(:jobs, :schedules,",
-        _LEDGER + "test_a_deposed_leader_adopts_loses_and_prunes_nothing",
+        (
+            Edit(
+                _STATEMENTS,
+                "  select * from fence, unnest(:jobs, :schedules,",
+                "  select * from unnest(:jobs, :schedules,",
+            ),
+            Edit(_STATEMENTS, "as noted_at\n    from fence, newest)", "as noted_at\n    from newest)"),
+        ),
+        (_LEDGER + "test_a_deposed_leader_adopts_loses_and_prunes_nothing",),
     ),
     mutation(
         "lost-unfenced",
