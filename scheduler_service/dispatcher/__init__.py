@@ -357,8 +357,7 @@ class Dispatcher:
     def _start(self, lease: Lease, *, anew: bool) -> None:
         if self._current() is None:
             return
-        taking_over = self._states.are_fresh and self._agenda.ready
-        if fresh := anew or self._starter.has_read_too_little(taking_over=taking_over):
+        if fresh := anew or not self._starter.has_candidates:
             began = self._clock.monotonic()
             poll = self._starter.poll(self._specs)
             now = self._clock.monotonic()
@@ -368,7 +367,7 @@ class Dispatcher:
             if not all(is_wanted(run, self._specs) for run in poll.runs):
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
                 self._ledger_behind = self._signalled = True
-        runs, more = self._starter.with_room(self._specs, taking_over=taking_over)
+        runs, more = self._starter.with_room(self._specs)
         if more:
             self._signalled = True
         if not runs or self._current() is None:

@@ -21,7 +21,6 @@ from scheduler_service.ledger import Ledger, Poll
 from scheduler_service.model import Attempt, Isolation, JobSpec, Kind, Lease, Run
 
 CANDIDATES = 1000  # read at once
-LATE_RUNS = 10  # that were caught up on, started after each batch that a new leader settles while there are more
 
 Specs = Mapping[str, JobSpec]
 
@@ -73,7 +72,6 @@ class Starter:
         self._claims: Mapping[str, _Claim] = {}  # sent, and not answered or not handed over
         self._candidates: Sequence[Run] = ()  # read and not started yet, in the order of the poll
         self._more = False  # others seem to wait behind them
-        self._holds_back = False  # they are what may not start before all is settled
 
     @property
     def has_room(self) -> bool:
@@ -93,11 +91,7 @@ class Starter:
     @property
     def is_catching_up(self) -> bool:
         """Whether some of what is known to wait is late: what comes due meanwhile passes it by."""
-        return any(run.kind is Kind.CATCH_UP for run in self._candidates)
-
-    def has_read_too_little(self, *, taking_over: bool) -> bool:
-        """Whether to read what waits before the next start: nothing is known, or only what was held back until now."""
-        return not self._candidates or (self._holds_back and not taking_over)
+        return bool(self._candidates) and self._candidates[-1].kind is Kind.CATCH_UP
 
     def open_claims(self) -> frozenset[str]:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
@@ -116,39 +110,32 @@ class Starter:
     def forget(self) -> None:
         """Know no candidates any more: to be done when jobs, leadership or the database have changed."""
         self._candidates = ()
-        self._more = self._holds_back = False
+        self._more = False
 
-    def with_room(self, specs: Specs, *, taking_over: bool) -> tuple[Mapping[Run, int], bool]:
+    def with_room(self, specs: Specs) -> tuple[Mapping[Run, int], bool]:
         """Return those of the candidates that can be taken, with their weights; they are candidates no more.
 
-        And whether others may wait behind those that need a process.  While `taking_over`, few of those that are
-        caught up on: their runs would hold up the settling of the other jobs.
+        And whether others may wait behind those that need a process.
         """
         room, processes = self._workers.room, self._workers.free_process_count
         chosen: dict[Run, int] = {}
-        late: list[Run] = []
-        most_late = LATE_RUNS if taking_over else len(self._candidates)
         passed = False
         seen_count = 0
         for run in self._candidates:
             spec = specs[run.job_id]
             isolated = _isolated(spec)
-            if run.kind is Kind.CATCH_UP and most_late == 0:
-                late.append(run)
-            elif isolated and processes == 0:
+            if isolated and processes == 0:
                 passed = True
             else:
                 weight = self._workers.weight(spec)
                 if weight > room:  # nor what comes behind it: in their order
                     break
                 processes -= isolated
-                most_late -= run.kind is Kind.CATCH_UP
                 room -= weight
                 chosen[run] = weight
             seen_count += 1
         # Those that were passed by would be passed by again: the ledger is asked for what there is beside them.
-        self._candidates = () if passed else [*late, *self._candidates[seen_count:]]
-        self._holds_back = bool(late)
+        self._candidates = () if passed else self._candidates[seen_count:]
         return chosen, passed
 
     def start(self, lease: Lease, runs: Mapping[Run, int], specs: Specs) -> int | None:

@@ -38,11 +38,6 @@ class JobStates(Mapping[str, JobState]):
     def __len__(self) -> int:
         return len(self._states)
 
-    @property
-    def are_fresh(self) -> bool:
-        """Whether some are not wholly settled yet in this term."""
-        return bool(self._fresh)
-
     def replace(self, states: Iterable[JobState], *, elected: bool) -> None:
         """Know these jobs and no others; after an election nothing of them is settled yet."""
         former, self._states = self._states, {}

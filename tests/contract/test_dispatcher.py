@@ -12,9 +12,7 @@ from sqlalchemy import delete, insert, select, update
 
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database, StoreUnavailable
-from scheduler_service.dispatcher.starting import LATE_RUNS
 from scheduler_service.ledger import Replica
-from scheduler_service.ledger.requests import Requests, Triggered
 from scheduler_service.model import CatchUp, Lease, Overlap
 from scheduler_service.tables import job_state, replica, run, run_attempt
 from tests.contract.dispatcher_world import HOUR, LOCK, ME, MINUTE, OTHER, World, job
@@ -460,27 +458,6 @@ def test_more_timers_than_can_be_settled_have_their_turn_one_after_another(world
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty jobs are settled in one statement."""
     monkeypatch.setattr("scheduler_service.dispatcher.BATCH_JOBS", 20)
-
-
-@pytest.mark.usefixtures("small_batches")
-def test_few_late_runs_are_started_while_more_is_to_be_settled_and_what_is_on_time_passes_them(world: World) -> None:
-    asked_for = job("asked-for", schedule=schedules.parse("manual", "UTC"))
-    world.adopt(*(job(f"j{number:02}") for number in range(45)), asked_for, back=HOUR)
-    world.pool.size = 0
-    world.dispatcher.step()
-    # Late for so long that they no longer let others pass: they come first in every poll.
-    world.execute(update(run).values(decided_at=world.now() - HOUR))
-    asked = Requests(world.database, LOCK).trigger("asked-for", by="ann")
-    assert isinstance(asked, Triggered)
-    world.pool.size = 10**6
-    world.dispatcher.wake()
-    world.clock.added += 1.0
-    world.dispatcher.step()
-    begun = [attempt.run_id for attempt in world.pool.taken.values()]
-    assert len(begun) == LATE_RUNS + 1
-    assert asked.run_id in begun
-    world.step_all()
-    assert len(world.pool.taken) == 45 + 1
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -148,8 +148,8 @@ MUTATIONS = (
         "poll-unasked",
         "the lease is not asked for again after settling",
         _DISPATCHER,
-        "        if self._current() is None:\n            return\n        taking_over",
-        "        taking_over",
+        "        if self._current() is None:\n            return\n        if fresh",
+        "        if fresh",
         _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
     ),
     mutation(
