@@ -188,12 +188,12 @@ class Fleet:
         return self._wait(lambda: self._leading(after=term), f"a leader after term {term}")
 
     def wait_for_doubt(self, leader: Replica, since: int) -> None:
-        """Wait until a leader doubts that it leads.  One whom another has followed just then has nothing to doubt."""
+        """Wait until a leader doubts that it leads; or says that it does not, where another had just followed it."""
         term = self.term(leader)
         self._wait(
             lambda: (
                 any(who is leader for who, _ in self.said("leadership_suspect", since))
-                or any(entry["term"] > term for _, entry in self.said("leader_elected"))
+                or any(who is leader and entry["term"] == term for who, entry in self.said("leadership_lost"))
             ),
             f"a doubt of {leader.number}",
         )
