@@ -21,12 +21,12 @@ from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.dispatcher.agenda import Agenda, Due
 from scheduler_service.dispatcher.leadership import Leadership
-from scheduler_service.dispatcher.settling import holder_in_doubt, written
+from scheduler_service.dispatcher.settling import holder_in_doubt
 from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
 from scheduler_service.dispatcher.states import JobStates
 from scheduler_service.dispatcher.telling import tell_adoption, tell_settlement
 from scheduler_service.events import Events, Outage
-from scheduler_service.ledger import ABSENT_AFTER, JobState, Ledger, OpenRun, Poll, Settlement, StartsLimits, Survey
+from scheduler_service.ledger import ABSENT_AFTER, Ledger, OpenRun, Settlement, StartsLimits, Survey
 from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
 from scheduler_service.rush import Rush
 
@@ -88,7 +88,7 @@ class Dispatcher:
         # From here on only the dispatcher's thread writes.
         self._former: Mapping[str, JobSpec] | None = None  # the jobs of before, if the ledger was not told of their end
         self._term = 0  # the term whose job states we hold
-        self._states = JobStates(events)
+        self._states = JobStates(ledger, events)
         self._taken_over = 0  # the last term of which it was told
         self._ledger_behind = False  # a configuration was taken up that it has not adopted
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
@@ -152,7 +152,7 @@ class Dispatcher:
     def at_rest(self) -> bool:
         """Whether no job waits to be settled and no configuration to be taken up: only a poll may find something."""
         with self._changed:
-            return not self._agenda and self._configured is None
+            return not (self._agenda or self._ledger_behind) and self._configured is None
 
     # --- the thread
 
@@ -192,11 +192,13 @@ class Dispatcher:
             self._starter.forget()
             # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
             return self._stand_by() if self._lease is None else None
-        if (lease.term != self._term or self._ledger_behind) and not self._adopt(lease):
+        if lease.term != self._term:
+            self._recall(lease)
+        elif self._ledger_behind and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
         if now - self._settled_all_at >= SETTLE_ALL_SECONDS:
-            if lease.term == self._term and now >= self._adopt_at and not self._adopt(lease):
+            if not self._ledger_behind and now >= self._adopt_at and not self._adopt(lease):
                 return SUSPECT_SECONDS
             self._settled_all_at = now
             self._agenda.add_all(self._states)
@@ -230,6 +232,7 @@ class Dispatcher:
                 self._former = self._specs if self._former is None else self._former
                 self._specs, self._configured = self._configured, None
                 self._ledger_behind = True
+                self._starter.forget()  # of jobs as they were
 
     def _current(self) -> Lease | None:
         self.stepped_at = self._clock.monotonic()  # before each statement, which may take its time
@@ -240,40 +243,39 @@ class Dispatcher:
         return self._lease is not None and self._agenda.ready
 
     def _pause(self) -> float:
+        if self._ledger_behind:
+            return 0.0
         now, first = self._clock.monotonic(), self._agenda.next_at()
         return max(0.0, min(now + POLL_SECONDS if first is None else first, self._poll_at) - now)
 
     # --- taking over
 
+    def _recall(self, lease: Lease) -> None:
+        """Settle first what is as it was: however many jobs there are, an adoption of all can wait for a step."""
+        self._starter.forget()
+        self._states.recall(self._specs)
+        self._former = None  # they are gone since before our term
+        self._term, self._ledger_behind = lease.term, True
+        self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS
+
     def _adopt(self, lease: Lease) -> bool:
-        self._starter.forget()  # of jobs as they were
-        if self._former is not None and lease.term == self._term:  # those that are gone were there until now
+        if self._former is not None:  # those that are gone were there until now
             self._ledger.adopt(lease, tuple(self._former.values()))
-        self._former = None
+            self._former = None
         adoption = self._ledger.adopt(lease, tuple(self._specs.values()))
         if adoption is None:
             self._fenced("adopt", lease)
             return False
-        elected = lease.term != self._term
         # The first time soon again: another hand may have been at the table meanwhile, or this has been forgotten.
-        soon = elected or self._ledger_behind
-        self._adopt_at = self._clock.monotonic() + (SETTLE_ALL_SECONDS / 2 if soon else ADOPT_SECONDS)
-        self._term, self._ledger_behind = lease.term, False
-        wanted = (state for state in adoption.states if state.enabled or self._specs[state.job_id].enabled)
-        self._states.replace(wanted, elected=elected)
-        edited = [state.job_id for state in self._states.values() if self._is_edited(state)]
-        if elected:
-            self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS
-        else:
-            # Now: what the new schedule says holds from this moment on, not from the job's next tick.
-            self._agenda.add_all(edited)
+        self._adopt_at = self._clock.monotonic() + (SETTLE_ALL_SECONDS / 2 if self._ledger_behind else ADOPT_SECONDS)
+        self._ledger_behind = False
+        new = self._states.replace(one for one in adoption.states if one.enabled or self._specs[one.job_id].enabled)
+        edited = self._states.edited(self._specs)
+        # Now: what the new schedule says holds from this moment on, not from the job's next tick.
+        self._agenda.add_all([*edited, *new])
         disabled = [job_id for job_id in edited if not self._specs[job_id].enabled]
         tell_adoption(self._events, lease, adoption, [job for job in edited if job not in disabled], disabled)
         return True
-
-    def _is_edited(self, state: JobState) -> bool:
-        spec = self._specs[state.job_id]
-        return (state.schedule, state.timezone, state.enabled) != (*written(spec), spec.enabled)
 
     # --- settling
 
@@ -344,12 +346,10 @@ class Dispatcher:
             self._agenda.retry(job_id, (moment - now).total_seconds())
 
     def _read_again(self, changed: set[str]) -> None:
-        found = {state.job_id: state for state in self._ledger.job_states(sorted(changed))}
-        for state in found.values():
-            self._states.learn(state)
+        still_there = self._states.read_again(changed)
         for job_id in changed:
             self._agenda.retry(job_id, CHANGED_SECONDS)
-        if found.keys() != changed:
+        if not still_there:
             self._term = 0  # somebody deleted rows: adopt the jobs anew
 
     # --- starting
@@ -359,14 +359,14 @@ class Dispatcher:
             return
         if fresh := anew or not self._starter.has_candidates:
             began = self._clock.monotonic()
-            poll = self._starter.poll(self._specs)
+            poll = self._starter.poll(self._specs, self._states.may_start)
             now = self._clock.monotonic()
             rest = POLL_REST * (now - began) if self._starter.has_candidates else 0.0
             self._poll_at = now + max(CATCHING_UP_SECONDS if self._starter.is_catching_up else POLL_SECONDS, rest)
-            self._look_at_pauses(poll)
+            self._agenda.add_all(self._states.pauses_over(poll))
             if not all(is_wanted(run, self._specs) for run in poll.runs):
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
-                self._ledger_behind = self._signalled = True
+                self._ledger_behind = True
         runs, more = self._starter.with_room(self._specs)
         if more:
             self._signalled = True
@@ -378,17 +378,6 @@ class Dispatcher:
         elif started_count < len(runs) and not fresh:  # others may start instead
             self._starter.forget()
             self._signalled = True
-
-    def _look_at_pauses(self, poll: Poll) -> None:
-        """Read the pauses that are new or over, and settle the jobs of the latter."""
-        over = [job_id for job_id in poll.pauses_over if job_id in self._states]
-        new = [job_id for job_id in poll.pauses if job_id in self._states]
-        if over or new:
-            for state in self._ledger.job_states(sorted({*over, *new})):
-                if state.settled_until >= self._states[state.job_id].settled_until:
-                    self._states.learn(state)
-        # Not those whose end is yet to come: settling ends nothing then, and would be asked for by every poll.
-        self._agenda.add_all(over)
 
     # --- what went wrong
 

@@ -53,9 +53,9 @@ def settle_job(
     """
     since = state.settled_until
     until = max(since, settle_until(spec, past, since, now))
-    never_began = [one.run for one in runs if _never_began(one.run)]
+    not_begun = [one.run for one in runs if never_began(one.run)]
     # Runs that a former leader decided and that never began are decided anew, lest a stale one starts.
-    waiting = [run for run in never_began if not _keeps_its_place(spec, run, now)] if anew else []
+    waiting = [run for run in not_begun if not _keeps_its_place(spec, run, now)] if anew else []
     anew_ids = {run.id for run in waiting}
     staying = [one for one in runs if one.run.id not in anew_ids]
     decisions, resumed = _decide(spec, state, past, until, now, [run.scheduled_at for run in waiting], len(staying))
@@ -104,7 +104,8 @@ def _decide(
     return decisions + decide(spec, past, pause_to, until, now, open_count=open_count), True
 
 
-def _never_began(run: Run) -> bool:
+def never_began(run: Run) -> bool:
+    """Whether a run waits for its first attempt, and no person asked for it."""
     return run.state is State.WAITING and run.attempt == 0 and run.kind is not Kind.MANUAL
 
 
@@ -131,8 +132,8 @@ def _replaced(
     ]
     leaving = staying[: max(0, len(staying) + len(chosen) - limit)]
     by = f"the tick of {chosen[-1].scheduled_at.isoformat().replace('+00:00', 'Z')}, which replaces it"
-    never_began = tuple((one.run.id, Reason.COALESCED) for one in leaving if _never_began(one.run))
-    return never_began, tuple((one.run.id, by) for one in leaving if not _never_began(one.run))
+    withdrawn = tuple((one.run.id, Reason.COALESCED) for one in leaving if never_began(one.run))
+    return withdrawn, tuple((one.run.id, by) for one in leaving if not never_began(one.run))
 
 
 def _not_run(decision: Decision) -> Decision:

@@ -12,7 +12,7 @@ What was started is run, drain or not, leader or not: its attempt is open under 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -97,13 +97,13 @@ class Starter:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
         return frozenset(self._claims)
 
-    def poll(self, specs: Specs) -> Poll:
-        """Read what there is to do, and the candidates, if there is room for any."""
+    def poll(self, specs: Specs, may_start: Callable[[Run], bool]) -> Poll:
+        """Read what there is to do, and the candidates among it, if there is room for any."""
         self.forget()
         isolated = [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
         limit = CANDIDATES if self._workers.room else 0
         poll = self._ledger.poll(limit, isolated)
-        self._candidates = [run for run in poll.runs if is_wanted(run, specs)]
+        self._candidates = [run for run in poll.runs if is_wanted(run, specs) and may_start(run)]
         self._more = len(poll.runs) >= limit > 0
         return poll
 

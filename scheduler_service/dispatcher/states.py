@@ -1,9 +1,9 @@
 """What the ledger holds of each job, as the leader read it last, and what is decided from that.
 
-    replace, learn --> known --settlement--> to be written --applied--> known, up to a later moment
-                                                  `--in part: the rest of the job's ticks belongs to it-->
+    recall, replace --> known --settlement--> to be written --applied--> known, up to a later moment
+                                                   `--in part: the rest of the job's ticks belongs to it-->
 
-For the dispatcher's thread.
+For the dispatcher's thread.  What reads raises StoreUnavailable as the ledger does.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from scheduler_service import schedule as schedules
-from scheduler_service.dispatcher.settling import settle_job, written
+from scheduler_service.dispatcher.settling import never_began, settle_job, written
 from scheduler_service.dispatcher.telling import tell_pause
 from scheduler_service.events import Events
-from scheduler_service.ledger import JobState, OpenRun, Settlement
-from scheduler_service.model import JobSpec
+from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement
+from scheduler_service.model import JobSpec, Run
 from scheduler_service.schedule import Schedule, ScheduleError
 
 
 class JobStates(Mapping[str, JobState]):
     """The states of the jobs, by id."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, ledger: Ledger, events: Events) -> None:
+        self._ledger = ledger
         self._events = events
         self._states: dict[str, JobState] = {}
         self._fresh: set[str] = set()  # jobs not wholly settled yet in this term
@@ -38,17 +39,47 @@ class JobStates(Mapping[str, JobState]):
     def __len__(self) -> int:
         return len(self._states)
 
-    def replace(self, states: Iterable[JobState], *, elected: bool) -> None:
-        """Know these jobs and no others; after an election nothing of them is settled yet."""
+    def recall(self, specs: Mapping[str, JobSpec]) -> None:
+        """Know the jobs that are as the ledger has them, and no others, after an election: nothing is settled yet."""
+        standing = (one for one in self._ledger.recall() if one.job_id in specs)
+        self.replace(one for one in standing if _as_noted(specs[one.job_id], one))
+        self._fresh = set(self._states)
+
+    def replace(self, states: Iterable[JobState]) -> list[str]:
+        """Know these jobs and no others; return those that were not known: nothing of them is settled yet."""
         former, self._states = self._states, {}
         for state in states:
             self._know(state, former.get(state.job_id))
-        if elected:
-            self._fresh = set(self._states)
+        new = [job_id for job_id in self._states if job_id not in former]
+        self._fresh.update(new)
+        return new
 
-    def learn(self, state: JobState) -> None:
-        """Take note of what the ledger holds of a job, and tell of a new pause."""
-        self._know(state, self._states.get(state.job_id))
+    def read_again(self, job_ids: Iterable[str]) -> bool:
+        """Read some jobs' states, which were changed from elsewhere; return whether the ledger still has them all."""
+        wanted = sorted(job_ids)
+        found = self._ledger.job_states(wanted)
+        for state in found:
+            self._know(state, self._states.get(state.job_id))
+        return len(found) == len(wanted)
+
+    def pauses_over(self, poll: Poll) -> list[str]:
+        """Read the pauses that are new or over; return the jobs of the latter, which are to be settled."""
+        over = [job_id for job_id in poll.pauses_over if job_id in self._states]
+        new = [job_id for job_id in poll.pauses if job_id in self._states]
+        if over or new:
+            for state in self._ledger.job_states(sorted({*over, *new})):
+                if state.settled_until >= self._states[state.job_id].settled_until:
+                    self._know(state, self._states[state.job_id])
+        # Not those whose end is yet to come: settling ends nothing then, and would be asked for by every poll.
+        return over
+
+    def edited(self, specs: Mapping[str, JobSpec]) -> list[str]:
+        """Return the jobs that are configured otherwise than the ledger has them."""
+        return [state.job_id for state in self._states.values() if _is_edited(specs[state.job_id], state)]
+
+    def may_start(self, run: Run) -> bool:
+        """Whether a run that waits has had its turn: one that never began may be stale, and is decided anew first."""
+        return not never_began(run) or (run.job_id in self._states and run.job_id not in self._fresh)
 
     def settlement(self, spec: JobSpec, runs: Sequence[OpenRun], now: datetime, most: int) -> Settlement:
         """Return what is to be written for a job, of which `runs` are open; at most so many rows."""
@@ -85,3 +116,13 @@ class JobStates(Mapping[str, JobState]):
             stored = f"{state.schedule} ({state.timezone})"
             self._events.emit("schedule_unreadable", job=spec.id, stored=stored, error=str(error))
             return spec.schedule
+
+
+def _as_noted(spec: JobSpec, state: JobState) -> bool:
+    """Whether an adoption would change nothing of a job: what is polled for goes by the limit, too."""
+    return not _is_edited(spec, state) and state.running_limit == spec.running_limit
+
+
+def _is_edited(spec: JobSpec, state: JobState) -> bool:
+    """Whether a job is configured otherwise than the ledger has it."""
+    return (state.schedule, state.timezone, state.enabled) != (*written(spec), spec.enabled)

@@ -1,5 +1,6 @@
 """The ledger: what was decided for each tick, what was started, and how it ended.
 
+    recall     the jobs as the former leader left them
     adopt      make the job table agree with the leader's configuration
     survey     the database's time, and the open runs of some jobs
     settle     decide all ticks of some jobs up to a moment: one fenced statement (I4, I5)
@@ -44,6 +45,7 @@ class JobState:
     paused_by: str | None = None
     pause_reason: str | None = None
     resumed_by: str | None = None
+    running_limit: int | None = None  # by which polls go
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class Settlement:
         """Return the job's state after this was written."""
         old = self.state
         pause = (
-            ()
+            (None,) * 5
             if self.resumed
             else (
                 old.paused_at,
@@ -116,7 +118,14 @@ class Settlement:
             )
         )
         return JobState(
-            old.job_id, self.schedule, self.timezone, self.enabled, old.accountable_from, self.until, *pause
+            old.job_id,
+            self.schedule,
+            self.timezone,
+            self.enabled,
+            old.accountable_from,
+            self.until,
+            *pause,
+            old.running_limit,
         )
 
 
@@ -192,6 +201,12 @@ class Ledger(Protocol):
 
     def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
         """Add new jobs, make returned ones accountable from now, cancel waiting runs of jobs that are gone."""
+
+    def recall(self) -> tuple[JobState, ...]:
+        """Read the states of the jobs that an adoption would leave as they are, those settled last first.
+
+        They are enabled, and were not out of the configuration for longer than ABSENT_AFTER.
+        """
 
     def job_states(self, job_ids: Sequence[str]) -> tuple[JobState, ...]:
         """Read the state of some jobs."""

@@ -9,15 +9,27 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, bindparam, text
 
 from scheduler_service.database import Database
-from scheduler_service.ledger import Held, JobState, OpenRun, Peer, Poll, Replica, Settlement, SignedIn, Survey
+from scheduler_service.ledger import (
+    ABSENT_AFTER,
+    Held,
+    JobState,
+    OpenRun,
+    Peer,
+    Poll,
+    Replica,
+    Settlement,
+    SignedIn,
+    Survey,
+)
 from scheduler_service.model import Attempt, Decision, Kind, Lease, Reason, Run, State
 from scheduler_service.tables import DATABASE_TIME, from_microseconds, to_microseconds
 
 STATE_COLUMNS = """job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until,
-  paused_by, pause_reason, resumed_by"""
+  paused_by, pause_reason, resumed_by, max_running"""
 _RUN_COLUMNS = "r.id, r.job_id, r.scheduled_at, r.due_at, r.kind, r.state, r.attempt"
 YIELDING_SECONDS = 600  # for so long what is caught up on lets what is on time pass
 PAUSE_SHOWN_SECONDS = 5  # for so long a poll tells of a new pause
+ABSENT_SECONDS = int(ABSENT_AFTER.total_seconds())
 
 SIGN_IN = """insert into {p}replica as r
     (instance_id, lock_id, host, pid, version, config_hash, config_loaded_at, started_at, seen_at)
@@ -57,6 +69,19 @@ class LedgerReads:
         self._lock_id = lock_id
         self._now = DATABASE_TIME[database.dialect]
         self._texts: dict[str, TextClause] = {}
+
+    def recall(self) -> tuple[JobState, ...]:
+        """Read the states of the jobs that an adoption would leave as they are, those settled last first."""
+        # Adoptions say whom they call absent: who was neither noted nor settled for so long before the newest note.
+        rows = self._rows(
+            f"""select {STATE_COLUMNS}
+                  from {{p}}job_state s
+                  join (select max(present_at) as present_at from {{p}}job_state where lock_id = :lock_id) newest
+                    on s.present_at >= {self._ago(ABSENT_SECONDS, "newest.present_at")}
+                       or s.settled_until >= {self._ago(ABSENT_SECONDS, "newest.present_at")}
+                 where s.lock_id = :lock_id and s.enabled order by s.settled_until desc, s.job_id"""
+        )
+        return tuple(self.job_state(row) for row in rows)
 
     def job_states(self, job_ids: Sequence[str]) -> tuple[JobState, ...]:
         """Read the state of some jobs."""
@@ -140,10 +165,10 @@ class LedgerReads:
             tuple(job_id for job_id, over in pauses if over),
         )
 
-    def _ago(self, seconds: int) -> str:
+    def _ago(self, seconds: int, moment: str = "{now}") -> str:
         if self._database.dialect == "postgresql":
-            return f"{self._now} - interval '{seconds} seconds'"
-        return f"{self._now} - {seconds * 1_000_000}"
+            return f"{moment} - interval '{seconds} seconds'"
+        return f"{moment} - {seconds * 1_000_000}"
 
     def claimed(self, claim_id: str, runs: Sequence[Run], sent: float) -> list[Attempt]:
         """Read the open attempts that carry `claim_id`."""

@@ -8,6 +8,8 @@ _STATEMENTS = "scheduler_service/ledger/statements.py"
 _SQLITE = "scheduler_service/ledger/sqlite.py"
 _DISPATCHER = "scheduler_service/dispatcher/__init__.py"
 _SETTLING = "scheduler_service/dispatcher/settling.py"
+_STATES = "scheduler_service/dispatcher/states.py"
+_READING = "scheduler_service/ledger/reading.py"
 _LEDGER = "tests/contract/test_ledger.py::"
 _CONTRACT = "tests/contract/test_dispatcher.py::"
 _OVERLAP = "tests/contract/test_overlap.py::"
@@ -165,16 +167,16 @@ MUTATIONS = (
         "edit-settled-later",
         "an edited job is settled at its next tick, so that the new schedule holds for the time before it too",
         _DISPATCHER,
-        "            self._agenda.add_all(edited)",
-        "            pass",
+        "        self._agenda.add_all([*edited, *new])",
+        "        self._agenda.add_all(new)",
         _OVERLAP + "test_a_changed_schedule_holds_from_the_moment_it_is_taken_up",
     ),
     mutation(
         "no-first-sweep",
         "a new leader waits for timers instead of settling what nobody settled",
         _DISPATCHER,
-        "            self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS",
-        "            self._settled_all_at = self._clock.monotonic()",
+        "        self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS",
+        "        self._settled_all_at = self._clock.monotonic()",
         _CONTRACT + "test_a_late_tick_is_settled_and_started",
     ),
     mutation(
@@ -200,6 +202,46 @@ MUTATIONS = (
         "not _keeps_its_place(spec, run, now)] if anew else []",
         "not _keeps_its_place(spec, run, now)] if False else []",
         _CONTRACT + "test_a_stale_waiting_run_does_not_start_under_the_next_leader",
+    ),
+    mutation(
+        "stale-before-its-turn",
+        "a run that waits since a former term is started before its job has had its turn to be settled",
+        _STATES,
+        "        return not never_began(run) or (run.job_id in self._states and run.job_id not in self._fresh)",
+        "        return True",
+        _CONTRACT + "test_no_stale_waiting_run_starts_before_its_job_had_its_turn",
+    ),
+    mutation(
+        "stale-of-an-edited-job",
+        "what waits of a job that an adoption brought is not decided anew",
+        _STATES,
+        "        self._fresh.update(new)\n",
+        "",
+        _CONTRACT + "test_what_is_not_as_it_was_waits_for_the_adoption",
+    ),
+    mutation(
+        "edited-settled-first",
+        "a new leader settles an edited job as it is configured before it has adopted it",
+        _STATES,
+        "        self.replace(one for one in standing if _as_noted(specs[one.job_id], one))\n",
+        "        self.replace(standing)\n",
+        _CONTRACT + "test_what_is_not_as_it_was_waits_for_the_adoption",
+    ),
+    mutation(
+        "absent-settled-first",
+        "a new leader settles a job that was away for long, as if it had been there",
+        _READING,
+        "on s.present_at >= ",
+        "on s.present_at <> ",
+        _CONTRACT + "test_a_job_that_was_away_for_long_is_not_settled_before_it_is_adopted",
+    ),
+    mutation(
+        "adopted-late",
+        "a new leader that has settled what was there rests before it adopts what is new",
+        _DISPATCHER,
+        "        if self._ledger_behind:\n            return 0.0\n",
+        "",
+        _CONTRACT + "test_what_is_as_it_was_is_settled_and_started_before_the_jobs_are_adopted",
     ),
     mutation(
         "holder-unwatched",
