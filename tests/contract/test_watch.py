@@ -275,11 +275,12 @@ def test_a_job_that_the_leader_has_no_more_is_not_owed(world: Watched) -> None:
 
 def test_a_paused_job_is_settled_and_not_owed(world: Watched) -> None:
     owing(world)
-    world.execute(update(job_state).values(paused_at=world.now() - HOUR))
+    now = world.now()
+    world.execute(update(job_state).values(paused_at=now - HOUR))
     world.step_all()
     seen = world.look()
     assert seen.paused == {"a"}
-    assert seen.oldest is None
+    assert seen.oldest is None or seen.oldest.due_at > now, "a minute may have passed since it was settled"
     world.execute(update(job_state).values(paused_until=world.now()))
     assert world.look(1.0).paused == frozenset()
 

@@ -53,6 +53,7 @@ def listen(folder: Path, server: PostgresServer, election: Mapping[str, str], se
         # Both have done what is done once: each has signed in twice.
         seen = "select count(*) from {p}replica where seen_at > started_at"
         fleet.wait_until(lambda: books.rows(seen)[0][0] == 2)
+        fleet.wait_until(lambda: _is_ready(server, f"replica-{standby.number}"))
         said = statements_during(fleet, server, seconds)
         fleet.drain()
         assert not fleet.strange_deaths()
@@ -69,6 +70,12 @@ def statements_during(fleet: Fleet, server: PostgresServer, seconds: float) -> M
     for who, statement in _statements(server.log[position:]):
         said.setdefault(who, Counter())[statement] += 1
     return said
+
+
+def _is_ready(server: PostgresServer, who: str) -> bool:
+    """Whether a standby has rehearsed, the last of which is a start, and has looked how the service stands."""
+    said = [statement for name, statement in _statements(server.log) if name == who]
+    return any("insert into scheduler.run_attempt" in one for one in said) and any("'totals'" in one for one in said)
 
 
 def _statements(log: str) -> Iterator[tuple[str, str]]:

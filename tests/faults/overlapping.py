@@ -19,10 +19,10 @@ STARTS = 3  # of a run that is tried again
 ONE_AT_A_TIME = ("skip", "queue", "replace")
 # What may become of a tick.  Ticks that come due while a silent replica is waited for are decided together.
 ALLOWED = {
-    "skip": {"succeeded", "skipped overlap", "missed coalesced", "lost", "cancelled"},
+    "skip": {"succeeded", "skipped overlap", "missed coalesced", "lost", "waiting queued", "cancelled"},
     "queue": {"succeeded", "skipped queue_limit", "lost", "waiting queued", "cancelled"},
     "replace": {"succeeded", "cancelled", "missed coalesced", "lost", "waiting queued"},
-    "slots": {"succeeded", "skipped overlap", "missed coalesced", "lost", "cancelled"},
+    "slots": {"succeeded", "skipped overlap", "missed coalesced", "lost", "waiting queued", "cancelled"},
     "again": {"failed", "skipped overlap", "missed coalesced", "lost", "waiting retry", "waiting rerun", "cancelled"},
 }
 
@@ -60,6 +60,7 @@ def examine(books: Books, tally: Path, fleet: Fleet, interval: timedelta, frozen
     problems += [
         f"{job}: a tick is {state}" for job, found in states.items() for state in found if state not in ALLOWED[job]
     ]
+    problems += _left_waiting(books)
     problems += _too_many_at_once(lines, killed, set(frozen_pids))
     problems += _starts(books, lines)
     problems += _out_of_order(lines)
@@ -101,6 +102,16 @@ def _undecided(books: Books, decided: Mapping[tuple[str, datetime], list[int]], 
         expected |= {(job, tick) for tick in ticks(books.moment(since), books.moment(until), interval)}
     problems += [f"{job} {tick} is due and was not decided" for job, tick in sorted(expected - decided.keys())]
     return problems + [f"{job} {tick} is decided and not due" for job, tick in sorted(decided.keys() - expected)]
+
+
+def _left_waiting(books: Books) -> list[str]:
+    """What was decided and never started, though more was decided later; only the last may be too late to be."""
+    rows = books.rows(
+        "select w.job_id, w.scheduled_at from {p}run w"
+        " where w.job_id in ('skip', 'slots') and w.state = 'waiting'"
+        " and exists (select 1 from {p}run r where r.job_id = w.job_id and r.scheduled_at > w.scheduled_at)"
+    )
+    return [f"{job} {tick} was left waiting" for job, tick in rows]
 
 
 def _too_many_at_once(lines: list[Effect], killed: set[int], frozen: set[int]) -> list[str]:

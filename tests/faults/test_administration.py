@@ -48,7 +48,7 @@ def test_a_replica_that_finds_no_connection_at_its_start_waits_for_one(empty_wor
         starting.start()
         empty_world.fleet.wait_for("store_unavailable", part="start")
     starting.join()
-    empty_world.settled_past_now()
+    empty_world.leader_in_a_run()
     empty_world.assert_all_is_well()
 
 
