@@ -90,7 +90,10 @@ class Dispatcher:
         self._term = 0  # the term whose job states we hold
         self._states = JobStates(ledger, events)
         self._taken_over = 0  # the last term of which it was told
+        self._adopted = 0  # the last term in which the jobs were adopted
         self._ledger_behind = False  # a configuration was taken up that it has not adopted
+        self._unanswered_count = 0  # steps in a row that ended without an answer of the database
+        self._held_up = False  # nothing can be done before a moment has passed, whatever is due
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
         self._poll_at = self._settled_all_at = self._adopt_at = 0.0
         self._rehearsed_at = -REHEARSE_SECONDS
@@ -161,7 +164,7 @@ class Dispatcher:
         while not self._stopping:
             seconds = self.step()
             with self._changed:
-                if not (self._stopping or self._signalled or self._configured is not None or self._ready()):
+                if self._may_rest():
                     self._changed.wait(seconds)
 
     def step(self) -> float:
@@ -174,11 +177,16 @@ class Dispatcher:
             self._rush.tell(going_on=False)
             self._outage.failed(error)
             self._signalled = True  # what the statement did is unknown: read again what waits
+            self._unanswered_count += 1
+            self._held_up = self._unanswered_count > 1  # a connection that broke is replaced at once
             return RETRY_SECONDS
+        self._held_up = seconds is None
         if seconds is None:  # nothing was asked: that is no answer
             self._rush.tell(going_on=False)
             return SUSPECT_SECONDS
-        self._rush.tell(going_on=self._ready() or self._starter.is_behind)
+        adopting = self._lease is not None and self._ledger_behind
+        self._rush.tell(going_on=adopting or self._ready() or self._starter.is_behind)
+        self._unanswered_count = 0
         self._outage.over()
         return seconds
 
@@ -190,8 +198,11 @@ class Dispatcher:
         lease = self._current()
         if lease is None:
             self._starter.forget()
-            # Suspect or deposed: the conductor will tell, or the elector trusts the lease again.
-            return self._stand_by() if self._lease is None else None
+            with self._changed:
+                if self._lease is not None:  # suspect or deposed: we shall be told, or the elector trusts it again
+                    return None
+                self._signalled = False  # whoever leads starts what may be started
+            return self._stand_by()
         if lease.term != self._term:
             self._recall(lease)
         elif self._ledger_behind and not self._adopt(lease):
@@ -212,7 +223,7 @@ class Dispatcher:
         polling = now >= self._poll_at
         if polling or (wanted and self._starter.has_room):
             self._start(lease, anew=polling)
-        if self._taken_over != self._term == lease.term:
+        if self._taken_over != self._term == lease.term and (self._states or not self._ledger_behind):
             self._taken_over = lease.term
             self.on_taken_over(lease.term)
         return self._pause()
@@ -239,6 +250,11 @@ class Dispatcher:
         told, lease = self._lease, self._leadership.current()
         return lease if told is not None and lease is not None and lease.term == told.term else None
 
+    def _may_rest(self) -> bool:
+        if self._stopping or self._configured is not None:
+            return False
+        return self._held_up or not (self._signalled or self._ready())
+
     def _ready(self) -> bool:
         return self._lease is not None and self._agenda.ready
 
@@ -254,21 +270,20 @@ class Dispatcher:
         """Settle first what is as it was: however many jobs there are, an adoption of all can wait for a step."""
         self._starter.forget()
         self._states.recall(self._specs)
-        self._former = None  # they are gone since before our term
         self._term, self._ledger_behind = lease.term, True
         self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS
 
     def _adopt(self, lease: Lease) -> bool:
-        if self._former is not None:  # those that are gone were there until now
+        if self._former is not None and self._adopted == lease.term:  # those that are gone were there until now
             self._ledger.adopt(lease, tuple(self._former.values()))
-            self._former = None
+        self._former = None
         adoption = self._ledger.adopt(lease, tuple(self._specs.values()))
         if adoption is None:
             self._fenced("adopt", lease)
             return False
         # The first time soon again: another hand may have been at the table meanwhile, or this has been forgotten.
         self._adopt_at = self._clock.monotonic() + (SETTLE_ALL_SECONDS / 2 if self._ledger_behind else ADOPT_SECONDS)
-        self._ledger_behind = False
+        self._adopted, self._ledger_behind = lease.term, False
         new = self._states.replace(one for one in adoption.states if one.enabled or self._specs[one.job_id].enabled)
         edited = self._states.edited(self._specs)
         # Now: what the new schedule says holds from this moment on, not from the job's next tick.
@@ -281,7 +296,7 @@ class Dispatcher:
 
     def _settle(self, lease: Lease, batch: Mapping[str, Due]) -> None:
         known = [job_id for job_id in batch if job_id in self._states]
-        for job_id in batch.keys() - set(known):
+        for job_id in () if self._ledger_behind else batch.keys() - set(known):  # none that is yet to be adopted
             self._agenda.done(job_id, batch[job_id].moment)
         if not known:
             return
@@ -294,7 +309,9 @@ class Dispatcher:
         except StoreUnavailable:
             # If it was too much for one statement, less of it is not; if it is one job's fault, the others go on.
             if len(settlements) == 1 and self._share >= BATCH_JOBS:
-                self._agenda.retry(next(iter(settlements)), SETTLE_ALL_SECONDS)
+                (failing,) = settlements
+                self._states.had_its_turn(failing)
+                self._agenda.retry(failing, SETTLE_ALL_SECONDS)
             self._share = min(self._share * 4, MOST_SHARES)
             raise
         self._share = 1
@@ -318,6 +335,7 @@ class Dispatcher:
             runs = open_runs.get(job_id, [])
             ahead_seconds = (self._states[job_id].settled_until - survey.now).total_seconds()
             if ahead_seconds > 0:  # the database's clock was set back: nothing is due that is not settled
+                self._states.had_its_turn(job_id)
                 self._agenda.retry(job_id, ahead_seconds)
             elif (holder := self._doubtful(lease, job_id, runs, survey)) is not None:
                 self._events.emit("settling_held", job=job_id, run=holder.run.id, holder=holder.run.instance_id)
@@ -359,7 +377,7 @@ class Dispatcher:
             return
         if fresh := anew or not self._starter.has_candidates:
             began = self._clock.monotonic()
-            poll = self._starter.poll(self._specs, self._states.may_start)
+            poll = self._starter.poll(self._specs, self._states.untried)
             now = self._clock.monotonic()
             rest = POLL_REST * (now - began) if self._starter.has_candidates else 0.0
             self._poll_at = now + max(CATCHING_UP_SECONDS if self._starter.is_catching_up else POLL_SECONDS, rest)

@@ -12,11 +12,13 @@ What was started is run, drain or not, leader or not: its attempt is open under 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
 from scheduler_service.clock import Clock
+from scheduler_service.dispatcher.settling import never_began
 from scheduler_service.ledger import Ledger, Poll
 from scheduler_service.model import Attempt, Isolation, JobSpec, Kind, Lease, Run
 
@@ -97,14 +99,19 @@ class Starter:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
         return frozenset(self._claims)
 
-    def poll(self, specs: Specs, may_start: Callable[[Run], bool]) -> Poll:
-        """Read what there is to do, and the candidates among it, if there is room for any."""
+    def poll(self, specs: Specs, untried: AbstractSet[str]) -> Poll:
+        """Read what there is to do, and the candidates among it, if there is room for any.
+
+        What waits of the jobs `untried` may be stale, and is no candidate if it never began.
+        """
         self.forget()
         isolated = [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
         limit = CANDIDATES if self._workers.room else 0
         poll = self._ledger.poll(limit, isolated)
-        self._candidates = [run for run in poll.runs if is_wanted(run, specs) and may_start(run)]
         self._more = len(poll.runs) >= limit > 0
+        if self._more and all(_may_be_stale(run, untried) for run in poll.runs):  # there may be others behind them
+            poll = self._ledger.poll(limit, [*isolated, *untried])
+        self._candidates = [run for run in poll.runs if is_wanted(run, specs) and not _may_be_stale(run, untried)]
         return poll
 
     def forget(self) -> None:
@@ -173,6 +180,10 @@ def is_wanted(run: Run, specs: Specs) -> bool:
     """Whether the configuration has the run's job; one that is disabled runs only when a person asks."""
     spec = specs.get(run.job_id)
     return spec is not None and (spec.enabled or run.kind is Kind.MANUAL)
+
+
+def _may_be_stale(run: Run, untried: AbstractSet[str]) -> bool:
+    return run.job_id in untried and never_began(run)
 
 
 def _isolated(spec: JobSpec) -> bool:

@@ -9,14 +9,15 @@ For the dispatcher's thread.  What reads raises StoreUnavailable as the ledger d
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 
 from scheduler_service import schedule as schedules
-from scheduler_service.dispatcher.settling import never_began, settle_job, written
+from scheduler_service.dispatcher.settling import settle_job, written
 from scheduler_service.dispatcher.telling import tell_pause
 from scheduler_service.events import Events
 from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement
-from scheduler_service.model import JobSpec, Run
+from scheduler_service.model import JobSpec
 from scheduler_service.schedule import Schedule, ScheduleError
 
 
@@ -28,6 +29,7 @@ class JobStates(Mapping[str, JobState]):
         self._events = events
         self._states: dict[str, JobState] = {}
         self._fresh: set[str] = set()  # jobs not wholly settled yet in this term
+        self._untried: set[str] = set()  # jobs of which nothing was settled yet in this term
         self._partial: set[str] = set()  # jobs of which only some ticks are being settled
 
     def __getitem__(self, job_id: str) -> JobState:
@@ -43,7 +45,7 @@ class JobStates(Mapping[str, JobState]):
         """Know the jobs that are as the ledger has them, and no others, after an election: nothing is settled yet."""
         standing = (one for one in self._ledger.recall() if one.job_id in specs)
         self.replace(one for one in standing if _as_noted(specs[one.job_id], one))
-        self._fresh = set(self._states)
+        self._fresh, self._untried = set(self._states), set(specs)
 
     def replace(self, states: Iterable[JobState]) -> list[str]:
         """Know these jobs and no others; return those that were not known: nothing of them is settled yet."""
@@ -52,6 +54,7 @@ class JobStates(Mapping[str, JobState]):
             self._know(state, former.get(state.job_id))
         new = [job_id for job_id in self._states if job_id not in former]
         self._fresh.update(new)
+        self._untried = (self._untried & self._states.keys()).union(new)
         return new
 
     def read_again(self, job_ids: Iterable[str]) -> bool:
@@ -77,9 +80,14 @@ class JobStates(Mapping[str, JobState]):
         """Return the jobs that are configured otherwise than the ledger has them."""
         return [state.job_id for state in self._states.values() if _is_edited(specs[state.job_id], state)]
 
-    def may_start(self, run: Run) -> bool:
-        """Whether a run that waits has had its turn: one that never began may be stale, and is decided anew first."""
-        return not never_began(run) or (run.job_id in self._states and run.job_id not in self._fresh)
+    @property
+    def untried(self) -> AbstractSet[str]:
+        """The jobs that had no turn yet in this term: what waits of them since before may be stale."""
+        return self._untried
+
+    def had_its_turn(self, job_id: str) -> None:
+        """Let what waits of a job be started: it was decided anew, or cannot be for now."""
+        self._untried.discard(job_id)
 
     def settlement(self, spec: JobSpec, runs: Sequence[OpenRun], now: datetime, most: int) -> Settlement:
         """Return what is to be written for a job, of which `runs` are open; at most so many rows."""
@@ -93,6 +101,7 @@ class JobStates(Mapping[str, JobState]):
         """Take note that this was written; return whether that was all there was to be settled."""
         job_id = settlement.state.job_id
         self._states[job_id] = settlement.applied()
+        self.had_its_turn(job_id)
         if job_id in self._partial:
             self._fresh.add(job_id)  # what was decided now and what is decided next belong together
             return False

@@ -201,6 +201,23 @@ class World:
             self.clock.added += seconds
         raise AssertionError("the dispatcher does not come to rest")
 
+    def leave_waiting(self, job_id: str, ago: timedelta = 3 * HOUR, kind: str = "scheduled") -> None:
+        """Let a run wait that never began."""
+        since = self.now() - ago
+        self.execute(
+            insert(run).values(
+                lock_id=LOCK,
+                job_id=job_id,
+                scheduled_at=since,
+                due_at=since,
+                kind=kind,
+                state="waiting",
+                reason="requested" if kind == "manual" else "queued",
+                decided_at=since,
+                decided_by="former",
+            )
+        )
+
     def names(self) -> list[str]:
         return [event.name for event in self.told]
 

@@ -275,87 +275,6 @@ def test_a_disabled_job_is_settled_and_then_left_alone(world: World) -> None:
     assert world.execute(select(job_state.c.enabled, job_state.c.settled_until)) == [state]
 
 
-def test_a_stale_waiting_run_does_not_start_under_the_next_leader(world: World) -> None:
-    spec = job(catch_up_window=timedelta(seconds=1), misfire_grace=timedelta(seconds=1))
-    world.adopt(spec, back=timedelta(seconds=1))
-    stale_run(world, "a")
-    world.step_all()
-    assert world.runs()[0] == ("missed", "window")
-    assert world.pool.taken == {}
-
-
-def stale_run(world: World, job_id: str) -> None:
-    """Let a run of three hours ago wait that never began."""
-    old = world.now() - 3 * HOUR
-    world.execute(
-        insert(run).values(
-            lock_id=LOCK, job_id=job_id, scheduled_at=old, due_at=old, kind="scheduled", state="waiting",
-            reason="queued", decided_at=old, decided_by="former",
-        )
-    )  # fmt: skip
-
-
-def test_what_is_as_it_was_is_settled_and_started_before_the_jobs_are_adopted(world: World) -> None:
-    world.adopt(job("a"), back=HOUR)
-    world.configure(job("a"), job("new"))
-    world.elect(3)
-    world.told.clear()
-    assert world.dispatcher.step() == 0.0, "the rest waits for nothing"
-    assert [attempt.job_id for attempt in world.pool.taken.values()] == ["a"]
-    assert "jobs_adopted" not in world.names()
-    world.dispatcher.step()
-    assert {state.job_id for state in world.cut.ledger.job_states(["a", "new"])} == {"a", "new"}
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"schedule": schedules.every(timedelta(hours=2))},
-        {"enabled": False},
-        {"overlap": Overlap.ALLOW},
-    ],
-    ids=["schedule", "disabled", "slots"],
-)
-def test_what_is_not_as_it_was_waits_for_the_adoption(world: World, changed: dict[str, Any]) -> None:
-    spec = job("a", catch_up_window=timedelta(seconds=1), misfire_grace=timedelta(seconds=1))
-    world.adopt(spec, back=timedelta(seconds=1))
-    stale_run(world, "a")
-    world.configure(spec.model_copy(update=changed))
-    world.elect(3)
-    world.dispatcher.step()
-    assert world.runs()[0] == ("waiting", "queued"), "it was neither started nor decided"
-    world.step_all()
-    assert world.runs()[0] == (("missed", "window") if "enabled" not in changed else ("cancelled", None))
-    assert world.pool.taken == {}
-
-
-def test_a_job_that_was_away_for_long_is_not_settled_before_it_is_adopted(world: World) -> None:
-    world.adopt(job("a"), job("b"), back=HOUR)
-    long_ago = world.now() - timedelta(minutes=11)
-    world.execute(
-        update(job_state).where(job_state.c.job_id == "b").values(present_at=long_ago, settled_until=long_ago)
-    )
-    world.dispatcher.step()
-    assert set(world.dispatcher._states) == {"a"}
-    world.step_all()
-    assert {attempt.job_id for attempt in world.pool.taken.values()} == {"a"}
-    told = [event.fields for event in world.told if event.name == "jobs_adopted"]
-    assert told[-1]["enabled"] == "b"
-
-
-@pytest.mark.usefixtures("small_batches")
-def test_no_stale_waiting_run_starts_before_its_job_had_its_turn(world: World) -> None:
-    brief = timedelta(seconds=1)
-    specs = [job(f"j{number:02}", catch_up_window=brief, misfire_grace=brief) for number in range(50)]
-    world.adopt(*specs, back=brief)
-    for spec in specs:
-        stale_run(world, spec.id)
-    world.pool.size = 10**6
-    world.step_all()
-    assert set(world.runs()) == {("missed", "window")}
-    assert world.pool.taken == {}
-
-
 def test_a_run_of_a_replica_that_vanished_holds_its_job_until_it_is_lost(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()  # world runs the job, and never signs in
@@ -518,12 +437,6 @@ def test_more_timers_than_can_be_settled_have_their_turn_one_after_another(world
         assert len(moved) == 200
         settled |= moved
     assert len(settled) == len(specs)
-
-
-@pytest.fixture
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty jobs are settled in one statement."""
-    monkeypatch.setattr("scheduler_service.dispatcher.BATCH_JOBS", 20)
 
 
 @pytest.mark.usefixtures("small_batches")

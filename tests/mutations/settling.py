@@ -9,9 +9,11 @@ _SQLITE = "scheduler_service/ledger/sqlite.py"
 _DISPATCHER = "scheduler_service/dispatcher/__init__.py"
 _SETTLING = "scheduler_service/dispatcher/settling.py"
 _STATES = "scheduler_service/dispatcher/states.py"
+_STARTING = "scheduler_service/dispatcher/starting.py"
 _READING = "scheduler_service/ledger/reading.py"
 _LEDGER = "tests/contract/test_ledger.py::"
 _CONTRACT = "tests/contract/test_dispatcher.py::"
+_TAKING_OVER = "tests/contract/test_taking_over.py::"
 _OVERLAP = "tests/contract/test_overlap.py::"
 
 MUTATIONS = (
@@ -201,15 +203,63 @@ MUTATIONS = (
         _SETTLING,
         "not _keeps_its_place(spec, run, now)] if anew else []",
         "not _keeps_its_place(spec, run, now)] if False else []",
-        _CONTRACT + "test_a_stale_waiting_run_does_not_start_under_the_next_leader",
+        _TAKING_OVER + "test_a_stale_waiting_run_does_not_start_under_the_next_leader",
     ),
     mutation(
         "stale-before-its-turn",
         "a run that waits since a former term is started before its job has had its turn to be settled",
+        _STARTING,
+        "    return run.job_id in untried and never_began(run)",
+        "    return False",
+        _TAKING_OVER + "test_no_stale_waiting_run_starts_before_its_job_had_its_turn",
+    ),
+    mutation(
+        "behind-what-may-be-stale",
+        "where as much may be stale as is read at once, nothing behind it is started",
+        _STARTING,
+        "            poll = self._ledger.poll(limit, [*isolated, *untried])\n",
+        "            pass\n",
+        _TAKING_OVER + "test_what_waits_behind_many_that_may_be_stale_starts",
+    ),
+    mutation(
+        "turn-that-never-comes",
+        "what waits of a job that is settled ahead of the clock waits until the clock is there",
+        _DISPATCHER,
+        "                self._states.had_its_turn(job_id)\n",
+        "",
+        _TAKING_OVER + "test_what_was_left_waiting_and_a_trigger_behind_it_start_though_the_clock_was_set_back",
+    ),
+    mutation(
+        "partly-settled-waits",
+        "nothing of a backlog starts before all of it is settled",
         _STATES,
-        "        return not never_began(run) or (run.job_id in self._states and run.job_id not in self._fresh)",
-        "        return True",
-        _CONTRACT + "test_no_stale_waiting_run_starts_before_its_job_had_its_turn",
+        "        self.had_its_turn(job_id)\n        if job_id in self._partial:\n",
+        "        if job_id in self._partial:\n",
+        _TAKING_OVER + "test_others_start_while_a_huge_backlog_is_settled_in_parts",
+    ),
+    mutation(
+        "restless-in-doubt",
+        "a leader in doubt looks at its lease as often as it can while jobs are due",
+        _DISPATCHER,
+        "        self._held_up = seconds is None\n",
+        "        self._held_up = False\n",
+        _TAKING_OVER + "test_a_leader_in_doubt_rests_though_jobs_are_due",
+    ),
+    mutation(
+        "restless-when-deposed",
+        "a replica that led, and whose run ends, looks at nothing as often as it can",
+        _DISPATCHER,
+        "                self._signalled = False  # whoever leads starts what may be started\n",
+        "",
+        _TAKING_OVER + "test_a_leader_that_was_deposed_rests_when_its_run_ends",
+    ),
+    mutation(
+        "outage-hammered",
+        "a database that does not answer is asked again at once, for as long as it does not",
+        _DISPATCHER,
+        "            self._held_up = self._unanswered_count > 1",
+        "            self._held_up = False",
+        _TAKING_OVER + "test_an_outage_is_not_hammered",
     ),
     mutation(
         "stale-of-an-edited-job",
@@ -217,7 +267,7 @@ MUTATIONS = (
         _STATES,
         "        self._fresh.update(new)\n",
         "",
-        _CONTRACT + "test_what_is_not_as_it_was_waits_for_the_adoption",
+        _TAKING_OVER + "test_what_is_not_as_it_was_waits_for_the_adoption",
     ),
     mutation(
         "edited-settled-first",
@@ -225,7 +275,7 @@ MUTATIONS = (
         _STATES,
         "        self.replace(one for one in standing if _as_noted(specs[one.job_id], one))\n",
         "        self.replace(standing)\n",
-        _CONTRACT + "test_what_is_not_as_it_was_waits_for_the_adoption",
+        _TAKING_OVER + "test_what_is_not_as_it_was_waits_for_the_adoption",
     ),
     mutation(
         "absent-settled-first",
@@ -233,7 +283,7 @@ MUTATIONS = (
         _READING,
         "on s.present_at >= ",
         "on s.present_at <> ",
-        _CONTRACT + "test_a_job_that_was_away_for_long_is_not_settled_before_it_is_adopted",
+        _TAKING_OVER + "test_a_job_that_was_away_for_long_is_not_settled_before_it_is_adopted",
     ),
     mutation(
         "adopted-late",
@@ -241,7 +291,7 @@ MUTATIONS = (
         _DISPATCHER,
         "        if self._ledger_behind:\n            return 0.0\n",
         "",
-        _CONTRACT + "test_what_is_as_it_was_is_settled_and_started_before_the_jobs_are_adopted",
+        _TAKING_OVER + "test_what_is_as_it_was_is_settled_and_started_before_the_jobs_are_adopted",
     ),
     mutation(
         "holder-unwatched",

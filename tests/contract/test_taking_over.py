@@ -1,0 +1,259 @@
+"""A new leader on a real ledger: what it does first, what may be stale, and what it does when it can do nothing."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, select, update
+
+from scheduler_service import schedule as schedules
+from scheduler_service.database import Database, StoreUnavailable
+from scheduler_service.model import CatchUp, Overlap
+from scheduler_service.tables import job_state
+from tests.contract.dispatcher_world import HOUR, MINUTE, World, job
+from tests.waiting import wait_until
+
+BRIEF = timedelta(seconds=1)
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+# --- what is as it was, and what is not
+
+
+def test_what_is_as_it_was_is_settled_and_started_before_the_jobs_are_adopted(world: World) -> None:
+    world.adopt(job("a"), back=HOUR)
+    world.configure(job("a"), job("new"))
+    world.elect(3)
+    world.told.clear()
+    assert world.dispatcher.step() == 0.0, "the rest waits for nothing"
+    assert [attempt.job_id for attempt in world.pool.taken.values()] == ["a"]
+    assert "jobs_adopted" not in world.names()
+    world.dispatcher.step()
+    assert {state.job_id for state in world.cut.ledger.job_states(["a", "new"])} == {"a", "new"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"schedule": schedules.every(timedelta(hours=2))},
+        {"enabled": False},
+        {"overlap": Overlap.ALLOW},
+    ],
+    ids=["schedule", "disabled", "slots"],
+)
+def test_what_is_not_as_it_was_waits_for_the_adoption(world: World, changed: dict[str, Any]) -> None:
+    spec = job("a", catch_up_window=BRIEF, misfire_grace=BRIEF)
+    world.adopt(spec, back=BRIEF)
+    world.leave_waiting("a")
+    world.configure(spec.model_copy(update=changed))
+    world.elect(3)
+    world.dispatcher.step()
+    assert world.runs()[0] == ("waiting", "queued"), "it was neither started nor decided"
+    world.step_all()
+    assert world.runs()[0] == (("missed", "window") if "enabled" not in changed else ("cancelled", None))
+    assert world.pool.taken == {}
+
+
+def test_a_job_that_was_away_for_long_is_not_settled_before_it_is_adopted(world: World) -> None:
+    world.adopt(job("a"), job("b"), back=HOUR)
+    long_ago = world.now() - timedelta(minutes=11)
+    world.execute(
+        update(job_state).where(job_state.c.job_id == "b").values(present_at=long_ago, settled_until=long_ago)
+    )
+    world.dispatcher.step()
+    assert set(world.dispatcher._states) == {"a"}
+    world.step_all()
+    assert {attempt.job_id for attempt in world.pool.taken.values()} == {"a"}
+    told = [event.fields for event in world.told if event.name == "jobs_adopted"]
+    assert told[-1]["enabled"] == "b"
+
+
+# --- what may be stale
+
+
+def test_a_stale_waiting_run_does_not_start_under_the_next_leader(world: World) -> None:
+    spec = job(catch_up_window=BRIEF, misfire_grace=BRIEF)
+    world.adopt(spec, back=BRIEF)
+    world.leave_waiting("a")
+    world.step_all()
+    assert world.runs()[0] == ("missed", "window")
+    assert world.pool.taken == {}
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_no_stale_waiting_run_starts_before_its_job_had_its_turn(world: World) -> None:
+    specs = [job(f"j{number:02}", catch_up_window=BRIEF, misfire_grace=BRIEF) for number in range(50)]
+    world.adopt(*specs, back=BRIEF)
+    for spec in specs:
+        world.leave_waiting(spec.id)
+    world.pool.size = 10**6
+    world.step_all()
+    assert set(world.runs()) == {("missed", "window")}
+    assert world.pool.taken == {}
+
+
+def test_what_was_left_waiting_and_a_trigger_behind_it_start_though_the_clock_was_set_back(world: World) -> None:
+    world.adopt(job(overlap=Overlap.QUEUE), back=HOUR)
+    world.execute(update(job_state).values(settled_until=world.now() + 2 * HOUR))
+    world.leave_waiting("a", 10 * MINUTE)
+    world.leave_waiting("a", MINUTE, kind="manual")
+    for _ in range(2):
+        world.step_all()
+        world.finish()
+    assert set(world.runs()) == {("succeeded", None)}
+
+
+def test_what_waits_of_a_job_that_cannot_be_settled_starts_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.adopt(job(overlap=Overlap.QUEUE), back=HOUR)
+    world.leave_waiting("a", 10 * MINUTE)
+
+    def refuse(*_: Any) -> None:
+        raise StoreUnavailable("a value that the database cannot take")
+
+    monkeypatch.setattr(world.cut.ledger, "settle", refuse)
+    for _ in range(20):
+        world.dispatcher.step()
+    assert [attempt.kind for attempt in world.pool.taken.values()] == ["scheduled"]
+
+
+def test_others_start_while_a_huge_backlog_is_settled_in_parts(world: World) -> None:
+    often = timedelta(milliseconds=20)
+    big = job("big", every=often, catch_up=CatchUp.ALL, misfire_grace=HOUR, overlap=Overlap.ALLOW)
+    world.adopt(big, job("b"), back=timedelta(seconds=60))  # three parts
+    world.leave_waiting("b", MINUTE, kind="manual")
+    world.dispatcher.step()
+    assert len(world.pool.taken) == world.pool.size
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_what_waits_behind_many_that_may_be_stale_starts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler_service.dispatcher.starting.CANDIDATES", 10)
+    brief = {"catch_up_window": BRIEF, "misfire_grace": BRIEF, "overlap": Overlap.ALLOW}
+    *ids, last = (f"j{number:02}" for number in range(60))
+    world.adopt(*(job(one, **brief) for one in (*ids, last)), back=BRIEF)
+    for number in range(20):
+        world.leave_waiting(last, 3 * HOUR + number * MINUTE)
+    world.leave_waiting(ids[0], MINUTE, kind="manual")
+    before = world.now() - MINUTE
+    world.execute(update(job_state).where(job_state.c.job_id == last).values(settled_until=before))
+    world.dispatcher.step()  # the last job's turn is yet to come
+    assert [attempt.kind for attempt in world.pool.taken.values()] == ["manual"]
+
+
+# --- a term, and the words of it
+
+
+def test_a_term_is_not_taken_over_before_what_is_edited_is_settled(world: World) -> None:
+    told: list[tuple[int, int]] = []
+    world.adopt(job(), back=HOUR)
+    world.configure(job(every=MINUTE))
+    world.dispatcher.on_taken_over = lambda term: told.append((term, len(world.pool.taken)))
+    world.elect(3)
+    world.step_all()
+    assert told == [(3, 1)]
+
+
+def test_jobs_that_a_reload_brings_before_the_adoption_are_told_of(world: World) -> None:
+    world.adopt(job("a"), back=HOUR)
+    world.configure(job("a"), job("new"))
+    world.elect(3)
+    world.told.clear()
+    world.dispatcher.step()
+    world.dispatcher.configure([job("a"), job("new")])
+    world.step_all()
+    assert [event.fields["new"] for event in world.told if event.name == "jobs_adopted"] == ["new"]
+
+
+def test_a_timer_of_a_job_whose_row_is_gone_is_not_forgotten(world: World) -> None:
+    world.adopt(job("a"), job("b"), back=HOUR)
+    world.step_all()
+    world.execute(delete(job_state).where(job_state.c.job_id == "a"))
+    world.dispatcher.due("a", world.now())
+    world.dispatcher.step()  # it finds that the row is gone
+    moment = world.now() + timedelta(milliseconds=200)
+    world.dispatcher.due("a", moment)  # a timer that goes off early
+    world.dispatcher.step()
+    assert not world.dispatcher.at_rest
+
+    def settled() -> bool:
+        world.dispatcher.step()
+        found = world.execute(select(job_state.c.settled_until).where(job_state.c.job_id == "a"))
+        return bool(found) and bool(found[0][0] >= moment)
+
+    wait_until(settled)
+
+
+def test_the_rush_is_not_over_before_the_jobs_are_adopted(world: World) -> None:
+    world.adopt(job("a"), back=HOUR)
+    world.configure(job("new"))
+    world.elect(3)
+    world.dispatcher.step()
+    assert world.rush.going_on
+    world.step_all()
+    assert not world.rush.going_on
+
+
+# --- when nothing can be done
+
+
+MANY_STEPS = 1000
+
+
+def steps_before_it_rests(world: World, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Do what the dispatcher's thread does until it would wait; return how many steps it took, at most MANY_STEPS."""
+    step, taken = world.dispatcher.step, 0
+
+    def counted() -> float:
+        nonlocal taken
+        taken += 1
+        if taken == MANY_STEPS:
+            world.dispatcher.stop()
+        return step()
+
+    monkeypatch.setattr(world.dispatcher, "step", counted)
+
+    def rest(seconds: float) -> None:
+        if seconds > 0:
+            world.dispatcher.stop()
+
+    monkeypatch.setattr(world.dispatcher._changed, "wait", rest)
+    world.dispatcher.run()
+    return taken
+
+
+def test_a_leader_that_was_deposed_rests_when_its_run_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    world.leadership.lease = None
+    world.dispatcher.retire(2)
+    world.dispatcher.wake()
+    assert steps_before_it_rests(world, monkeypatch) == 1
+
+
+def test_a_leader_in_doubt_rests_though_jobs_are_due(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.adopt(job(), back=HOUR)
+    world.leadership.lease = None
+    world.dispatcher.due("a", world.now())
+    assert steps_before_it_rests(world, monkeypatch) == 1
+
+
+@pytest.mark.parametrize("verb", ["recall", "adopt", "survey", "settle", "poll", "start"])
+def test_an_outage_is_not_hammered(world: World, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    tries = []
+    world.adopt(job(), back=HOUR)
+
+    def refuse(*_: Any) -> None:
+        tries.append(verb)
+        raise StoreUnavailable("refused")
+
+    monkeypatch.setattr(world.cut.ledger, verb, refuse)
+    assert steps_before_it_rests(world, monkeypatch) < MANY_STEPS
+    assert len(tries) == 2, "a connection that broke is replaced at once, and then no more"
