@@ -119,11 +119,11 @@ class Effect:
 
 
 def effects(path: Path) -> list[Effect]:
-    """Read the tally; an unfinished last line of a killed process is not there: lines are one write."""
+    """Read the tally; a line is one write, of which whoever reads meanwhile may see only the beginning."""
     if not path.exists():
         return []
     found = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().rpartition("\n")[0].splitlines():
         job, scheduled_at, fence, run_id, pid, what, at = line.split()
         moment = datetime.fromisoformat(scheduled_at)
         found.append(Effect(job, moment, int(fence), int(run_id), int(pid), what, float(at)))
