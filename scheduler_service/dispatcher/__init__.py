@@ -19,14 +19,15 @@ from datetime import datetime, timedelta
 
 from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
+from scheduler_service.dispatcher.adopting import Adopter
 from scheduler_service.dispatcher.agenda import Agenda, Due
 from scheduler_service.dispatcher.leadership import Leadership
-from scheduler_service.dispatcher.settling import holder_in_doubt
+from scheduler_service.dispatcher.settling import holder_in_doubt, is_stale
 from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
 from scheduler_service.dispatcher.states import JobStates
-from scheduler_service.dispatcher.telling import tell_adoption, tell_settlement
+from scheduler_service.dispatcher.telling import tell_settlement
 from scheduler_service.events import Events, Outage
-from scheduler_service.ledger import ABSENT_AFTER, Ledger, OpenRun, Settlement, StartsLimits, Survey
+from scheduler_service.ledger import Ledger, OpenRun, Settlement, StartsLimits, Survey
 from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
 from scheduler_service.rush import Rush
 
@@ -38,7 +39,6 @@ POLL_SECONDS = 0.98  # how often the ledger is asked what waits to be started,
 CATCHING_UP_SECONDS = 0.25  # while ticks are caught up on, because those on time pass by,
 POLL_REST = 4  # and so many times as long as that took it is not asked while something is known to wait
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
-ADOPT_SECONDS = ABSENT_AFTER.total_seconds() / 2  # how often the ledger is told which jobs there are, at least
 HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
 RETRY_SECONDS = 0.5  # after the database did not answer
@@ -74,7 +74,6 @@ class Dispatcher:
         self._events = events
         self._clock = clock
         self._rush = Rush() if rush is None else rush
-        self._specs: Mapping[str, JobSpec] = {spec.id: spec for spec in specs}
         self.on_replaced: Callable[[], None] = lambda: None
         self.on_taken_over: Callable[[int], None] = lambda _: None
         self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
@@ -84,18 +83,16 @@ class Dispatcher:
         self._stopping = False
         self._signalled = False
         self.stepped_at = clock.monotonic()  # when the thread was last alive, on the boot clock
-        self._configured: Mapping[str, JobSpec] | None = None  # a new configuration, not adopted yet
+        self._configured: Mapping[str, JobSpec] | None = None  # a new configuration, not taken up yet
         # From here on only the dispatcher's thread writes.
-        self._former: Mapping[str, JobSpec] | None = None  # the jobs of before, if the ledger was not told of their end
         self._term = 0  # the term whose job states we hold
         self._states = JobStates(ledger, events)
+        self._adopter = Adopter(ledger, self._states, events, clock, {spec.id: spec for spec in specs})
         self._taken_over = 0  # the last term of which it was told
-        self._adopted = 0  # the last term in which the jobs were adopted
-        self._ledger_behind = False  # a configuration was taken up that it has not adopted
         self._unanswered_count = 0  # steps in a row that ended without an answer of the database
         self._held_up = False  # nothing can be done before a moment has passed, whatever is due
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
-        self._poll_at = self._settled_all_at = self._adopt_at = 0.0
+        self._poll_at = self._settled_all_at = 0.0
         self._rehearsed_at = -REHEARSE_SECONDS
         self._outage = Outage(events, "dispatcher", clock)
 
@@ -107,6 +104,7 @@ class Dispatcher:
             self._lease = lease
             self._agenda.clear()
             self._rush.tell(going_on=True)  # all jobs are due
+            self._held_up = False
             self._signalled = True  # it may be in the middle of a step, and would rest after it
             self._changed.notify()
 
@@ -152,10 +150,14 @@ class Dispatcher:
         return self._starter.open_claims()
 
     @property
+    def _specs(self) -> Mapping[str, JobSpec]:
+        return self._adopter.specs
+
+    @property
     def at_rest(self) -> bool:
         """Whether no job waits to be settled and no configuration to be taken up: only a poll may find something."""
         with self._changed:
-            return not (self._agenda or self._ledger_behind) and self._configured is None
+            return not (self._agenda or self._adopter.is_behind) and self._configured is None
 
     # --- the thread
 
@@ -164,37 +166,42 @@ class Dispatcher:
         while not self._stopping:
             seconds = self.step()
             with self._changed:
-                if self._may_rest():
-                    self._changed.wait(seconds)
+                self._changed.wait_for(lambda: not self._may_rest(), seconds)
 
     def step(self) -> float:
         """Do what is to be done now; return the seconds until something is, if nobody wakes us."""
         self.stepped_at = self._clock.monotonic()
+        told = self._lease
         try:
             seconds = self._act()
         except StoreUnavailable as error:
             self._starter.forget()
-            self._rush.tell(going_on=False)
+            # A connection that broke is replaced at once.
+            self._note(told, going_on=False, held_up=self._unanswered_count > 0)
             self._outage.failed(error)
             self._signalled = True  # what the statement did is unknown: read again what waits
             self._unanswered_count += 1
-            self._held_up = self._unanswered_count > 1  # a connection that broke is replaced at once
             return RETRY_SECONDS
-        self._held_up = seconds is None
         if seconds is None:  # nothing was asked: that is no answer
-            self._rush.tell(going_on=False)
+            self._note(told, going_on=False, held_up=True)
             return SUSPECT_SECONDS
-        adopting = self._lease is not None and self._ledger_behind
-        self._rush.tell(going_on=adopting or self._ready() or self._starter.is_behind)
+        adopting = self._lease is not None and self._adopter.is_behind
+        self._note(told, going_on=adopting or self._ready() or self._starter.is_behind, held_up=False)
         self._unanswered_count = 0
         self._outage.over()
         return seconds
 
+    def _note(self, told: Lease | None, *, going_on: bool, held_up: bool) -> None:
+        with self._changed:
+            elected = self._lease is not None and self._lease is not told  # meanwhile: what the step found is old
+            self._rush.tell(going_on=going_on or elected)
+            self._held_up = held_up and not elected
+
     def _act(self) -> float | None:
+        self._reconfigure()  # first, because the thread does not rest before
         self._starter.answer_claims()
         if self._starter.give_back():
             self._signalled = True
-        self._reconfigure()
         lease = self._current()
         if lease is None:
             self._starter.forget()
@@ -205,11 +212,11 @@ class Dispatcher:
             return self._stand_by()
         if lease.term != self._term:
             self._recall(lease)
-        elif self._ledger_behind and not self._adopt(lease):
+        elif self._adopter.is_behind and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
         if now - self._settled_all_at >= SETTLE_ALL_SECONDS:
-            if not self._ledger_behind and now >= self._adopt_at and not self._adopt(lease):
+            if self._adopter.is_due and not self._adopt(lease):
                 return SUSPECT_SECONDS
             self._settled_all_at = now
             self._agenda.add_all(self._states)
@@ -223,7 +230,7 @@ class Dispatcher:
         polling = now >= self._poll_at
         if polling or (wanted and self._starter.has_room):
             self._start(lease, anew=polling)
-        if self._taken_over != self._term == lease.term and (self._states or not self._ledger_behind):
+        if self._taken_over != self._term == lease.term and (self._states or not self._adopter.is_behind):
             self._taken_over = lease.term
             self.on_taken_over(lease.term)
         return self._pause()
@@ -240,9 +247,8 @@ class Dispatcher:
         """Take up a new configuration, if there is one."""
         with self._changed:
             if self._configured is not None:
-                self._former = self._specs if self._former is None else self._former
-                self._specs, self._configured = self._configured, None
-                self._ledger_behind = True
+                self._adopter.take_up(self._configured)
+                self._configured = None
                 self._starter.forget()  # of jobs as they were
 
     def _current(self) -> Lease | None:
@@ -259,7 +265,7 @@ class Dispatcher:
         return self._lease is not None and self._agenda.ready
 
     def _pause(self) -> float:
-        if self._ledger_behind:
+        if self._adopter.is_behind:
             return 0.0
         now, first = self._clock.monotonic(), self._agenda.next_at()
         return max(0.0, min(now + POLL_SECONDS if first is None else first, self._poll_at) - now)
@@ -267,36 +273,24 @@ class Dispatcher:
     # --- taking over
 
     def _recall(self, lease: Lease) -> None:
-        """Settle first what is as it was: however many jobs there are, an adoption of all can wait for a step."""
         self._starter.forget()
-        self._states.recall(self._specs)
-        self._term, self._ledger_behind = lease.term, True
+        self._adopter.recall()
+        self._term = lease.term
         self._settled_all_at = self._clock.monotonic() - SETTLE_ALL_SECONDS
 
     def _adopt(self, lease: Lease) -> bool:
-        if self._former is not None and self._adopted == lease.term:  # those that are gone were there until now
-            self._ledger.adopt(lease, tuple(self._former.values()))
-        self._former = None
-        adoption = self._ledger.adopt(lease, tuple(self._specs.values()))
-        if adoption is None:
+        to_settle = self._adopter.adopt(lease)
+        if to_settle is None:
             self._fenced("adopt", lease)
             return False
-        # The first time soon again: another hand may have been at the table meanwhile, or this has been forgotten.
-        self._adopt_at = self._clock.monotonic() + (SETTLE_ALL_SECONDS / 2 if self._ledger_behind else ADOPT_SECONDS)
-        self._adopted, self._ledger_behind = lease.term, False
-        new = self._states.replace(one for one in adoption.states if one.enabled or self._specs[one.job_id].enabled)
-        edited = self._states.edited(self._specs)
-        # Now: what the new schedule says holds from this moment on, not from the job's next tick.
-        self._agenda.add_all([*edited, *new])
-        disabled = [job_id for job_id in edited if not self._specs[job_id].enabled]
-        tell_adoption(self._events, lease, adoption, [job for job in edited if job not in disabled], disabled)
+        self._agenda.add_all(to_settle)
         return True
 
     # --- settling
 
     def _settle(self, lease: Lease, batch: Mapping[str, Due]) -> None:
         known = [job_id for job_id in batch if job_id in self._states]
-        for job_id in () if self._ledger_behind else batch.keys() - set(known):  # none that is yet to be adopted
+        for job_id in () if self._adopter.is_behind else batch.keys() - set(known):  # none that is yet to be adopted
             self._agenda.done(job_id, batch[job_id].moment)
         if not known:
             return
@@ -309,9 +303,12 @@ class Dispatcher:
         except StoreUnavailable:
             # If it was too much for one statement, less of it is not; if it is one job's fault, the others go on.
             if len(settlements) == 1 and self._share >= BATCH_JOBS:
-                (failing,) = settlements
-                self._states.had_its_turn(failing)
+                ((failing, settlement),) = settlements.items()
+                if not settlement.withdrawn:  # nothing that waits is stale
+                    self._states.had_its_turn(failing)
                 self._agenda.retry(failing, SETTLE_ALL_SECONDS)
+            if self._share < MOST_SHARES:
+                self._unanswered_count = 0  # less of it is tried at once
             self._share = min(self._share * 4, MOST_SHARES)
             raise
         self._share = 1
@@ -335,7 +332,8 @@ class Dispatcher:
             runs = open_runs.get(job_id, [])
             ahead_seconds = (self._states[job_id].settled_until - survey.now).total_seconds()
             if ahead_seconds > 0:  # the database's clock was set back: nothing is due that is not settled
-                self._states.had_its_turn(job_id)
+                if not any(is_stale(self._specs[job_id], one.run, survey.now) for one in runs):
+                    self._states.had_its_turn(job_id)
                 self._agenda.retry(job_id, ahead_seconds)
             elif (holder := self._doubtful(lease, job_id, runs, survey)) is not None:
                 self._events.emit("settling_held", job=job_id, run=holder.run.id, holder=holder.run.instance_id)
@@ -374,6 +372,7 @@ class Dispatcher:
 
     def _start(self, lease: Lease, *, anew: bool) -> None:
         if self._current() is None:
+            self._signalled = True  # to be looked at again when the doubt is over
             return
         if fresh := anew or not self._starter.has_candidates:
             began = self._clock.monotonic()
@@ -384,11 +383,14 @@ class Dispatcher:
             self._agenda.add_all(self._states.pauses_over(poll))
             if not all(is_wanted(run, self._specs) for run in poll.runs):
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
-                self._ledger_behind = True
+                self._adopter.is_behind = True
         runs, more = self._starter.with_room(self._specs)
         if more:
             self._signalled = True
-        if not runs or self._current() is None:
+        if not runs:
+            return
+        if self._current() is None:
+            self._signalled = True
             return
         started_count = self._starter.start(lease, runs, self._specs)
         if started_count is None:

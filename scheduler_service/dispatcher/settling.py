@@ -109,9 +109,14 @@ def never_began(run: Run) -> bool:
     return run.state is State.WAITING and run.attempt == 0 and run.kind is not Kind.MANUAL
 
 
+def is_stale(spec: JobSpec, run: Run, now: datetime) -> bool:
+    """Whether a run came due too long ago to begin now."""
+    return never_began(run) and now - run.due_at > max(spec.catch_up_window, spec.misfire_grace)
+
+
 def _keeps_its_place(spec: JobSpec, run: Run, now: datetime) -> bool:
     """Whether a run that waits is left waiting by a new leader: it stands in a queue, and not for too long."""
-    return spec.overlap is Overlap.QUEUE and now - run.due_at <= max(spec.catch_up_window, spec.misfire_grace)
+    return spec.overlap is Overlap.QUEUE and not is_stale(spec, run, now)
 
 
 def _replaced(

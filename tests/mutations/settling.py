@@ -8,6 +8,7 @@ _STATEMENTS = "scheduler_service/ledger/statements.py"
 _SQLITE = "scheduler_service/ledger/sqlite.py"
 _DISPATCHER = "scheduler_service/dispatcher/__init__.py"
 _SETTLING = "scheduler_service/dispatcher/settling.py"
+_ADOPTING = "scheduler_service/dispatcher/adopting.py"
 _STATES = "scheduler_service/dispatcher/states.py"
 _STARTING = "scheduler_service/dispatcher/starting.py"
 _READING = "scheduler_service/ledger/reading.py"
@@ -144,16 +145,16 @@ MUTATIONS = (
         "start-unasked",
         "the lease is not asked for again before what was read is started",
         _DISPATCHER,
-        "        if not runs or self._current() is None:",
-        "        if not runs:",
+        "        if not runs:\n            return\n        if self._current() is None:\n",
+        "        if not runs:\n            return\n        if False:\n",
         _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
     ),
     mutation(
         "poll-unasked",
         "the lease is not asked for again after settling",
         _DISPATCHER,
-        "        if self._current() is None:\n            return\n        if fresh",
-        "        if fresh",
+        "        if self._current() is None:\n            self._signalled = True  # to be",
+        "        if False:\n            self._signalled = True  # to be",
         _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
     ),
     mutation(
@@ -168,9 +169,9 @@ MUTATIONS = (
     mutation(
         "edit-settled-later",
         "an edited job is settled at its next tick, so that the new schedule holds for the time before it too",
-        _DISPATCHER,
-        "        self._agenda.add_all([*edited, *new])",
-        "        self._agenda.add_all(new)",
+        _ADOPTING,
+        "        return [*edited, *new]",
+        "        return new",
         _OVERLAP + "test_a_changed_schedule_holds_from_the_moment_it_is_taken_up",
     ),
     mutation(
@@ -225,8 +226,8 @@ MUTATIONS = (
         "turn-that-never-comes",
         "what waits of a job that is settled ahead of the clock waits until the clock is there",
         _DISPATCHER,
-        "                self._states.had_its_turn(job_id)\n",
-        "",
+        "                    self._states.had_its_turn(job_id)\n",
+        "                    pass\n",
         _TAKING_OVER + "test_what_was_left_waiting_and_a_trigger_behind_it_start_though_the_clock_was_set_back",
     ),
     mutation(
@@ -241,8 +242,8 @@ MUTATIONS = (
         "restless-in-doubt",
         "a leader in doubt looks at its lease as often as it can while jobs are due",
         _DISPATCHER,
-        "        self._held_up = seconds is None\n",
-        "        self._held_up = False\n",
+        "            self._note(told, going_on=False, held_up=True)\n",
+        "            self._note(told, going_on=False, held_up=False)\n",
         _TAKING_OVER + "test_a_leader_in_doubt_rests_though_jobs_are_due",
     ),
     mutation(
@@ -257,9 +258,57 @@ MUTATIONS = (
         "outage-hammered",
         "a database that does not answer is asked again at once, for as long as it does not",
         _DISPATCHER,
-        "            self._held_up = self._unanswered_count > 1",
-        "            self._held_up = False",
+        "held_up=self._unanswered_count > 0)",
+        "held_up=False)",
         _TAKING_OVER + "test_an_outage_is_not_hammered",
+    ),
+    mutation(
+        "stale-while-the-clock-is-behind",
+        "what waits of a job that is settled a little ahead of the clock starts, however late",
+        _DISPATCHER,
+        "if not any(is_stale(self._specs[job_id], one.run, survey.now) for one in runs):",
+        "if True:",
+        _TAKING_OVER + "test_a_clock_that_is_a_little_behind_starts_nothing_stale",
+    ),
+    mutation(
+        "stale-while-a-row-is-held",
+        "what waits of a job that could not be settled for a moment starts, however late",
+        _DISPATCHER,
+        "                if not settlement.withdrawn:  # nothing that waits is stale\n",
+        "                if True:\n",
+        _TAKING_OVER + "test_what_waits_of_a_job_that_cannot_be_settled_starts_unless_it_is_stale",
+    ),
+    mutation(
+        "one-holds-up-all",
+        "while the one job that cannot be settled is looked for, all others wait",
+        _DISPATCHER,
+        "            if self._share < MOST_SHARES:\n",
+        "            if False:\n",
+        _TAKING_OVER + "test_others_do_not_wait_for_one_that_cannot_be_settled",
+    ),
+    mutation(
+        "election-slept-through",
+        "an election during a step that fails is acted upon when the rest after it is over",
+        _DISPATCHER,
+        "            self._held_up = held_up and not elected\n",
+        "            self._held_up = held_up\n",
+        _TAKING_OVER + "test_an_election_just_after_the_lease_was_looked_at_is_acted_upon_at_once",
+    ),
+    mutation(
+        "doubt-forgets",
+        "what was to be read when the lease came in doubt is not read when the doubt is over",
+        _DISPATCHER,
+        "            self._signalled = True  # to be looked at again when the doubt is over\n",
+        "",
+        _TAKING_OVER + "test_what_was_to_be_started_before_a_doubt_is_started_after_it[postgresql-settle]",
+    ),
+    mutation(
+        "woken-in-an-outage",
+        "each timer that goes off in an outage asks the database again",
+        _DISPATCHER,
+        "                self._changed.wait_for(lambda: not self._may_rest(), seconds)\n",
+        "                self._changed.wait_for(lambda: self._stopping or self._signalled or self._ready(), seconds)\n",
+        _TAKING_OVER + "test_nor_is_it_when_timers_go_off_meanwhile",
     ),
     mutation(
         "stale-of-an-edited-job",
@@ -289,7 +338,7 @@ MUTATIONS = (
         "adopted-late",
         "a new leader that has settled what was there rests before it adopts what is new",
         _DISPATCHER,
-        "        if self._ledger_behind:\n            return 0.0\n",
+        "        if self._adopter.is_behind:\n            return 0.0\n",
         "",
         _TAKING_OVER + "test_what_is_as_it_was_is_settled_and_started_before_the_jobs_are_adopted",
     ),
@@ -320,7 +369,7 @@ MUTATIONS = (
     mutation(
         "removed-job-absent-early",
         "a removed job counts as absent from the minutes before the edit on",
-        _DISPATCHER,
+        _ADOPTING,
         "            self._ledger.adopt(lease, tuple(self._former.values()))\n",
         "            pass\n",
         _CONTRACT + "test_a_removed_job_was_there_until_the_edit",
