@@ -22,6 +22,7 @@ from scheduler_service.database import StoreUnavailable
 from scheduler_service.dispatcher.adopting import Adopter
 from scheduler_service.dispatcher.agenda import Agenda, Due
 from scheduler_service.dispatcher.leadership import Leadership
+from scheduler_service.dispatcher.resting import Rest
 from scheduler_service.dispatcher.settling import holder_in_doubt, is_stale
 from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
 from scheduler_service.dispatcher.states import JobStates
@@ -73,15 +74,15 @@ class Dispatcher:
         self._starter = Starter(ledger, workers, clock)
         self._events = events
         self._clock = clock
-        self._rush = Rush() if rush is None else rush
         self.on_replaced: Callable[[], None] = lambda: None
         self.on_taken_over: Callable[[int], None] = lambda _: None
         self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
         self._changed = threading.Condition()
         self._lease: Lease | None = None  # the term that we were told to lead
         self._agenda = Agenda(self._changed, clock)
+        self._rush = Rush() if rush is None else rush
+        self._rest = Rest(self._changed, self._rush)
         self._stopping = False
-        self._signalled = False
         self.stepped_at = clock.monotonic()  # when the thread was last alive, on the boot clock
         self._configured: Mapping[str, JobSpec] | None = None  # a new configuration, not taken up yet
         # From here on only the dispatcher's thread writes.
@@ -89,8 +90,6 @@ class Dispatcher:
         self._states = JobStates(ledger, events)
         self._adopter = Adopter(ledger, self._states, events, clock, {spec.id: spec for spec in specs})
         self._taken_over = 0  # the last term of which it was told
-        self._unanswered_count = 0  # steps in a row that ended without an answer of the database
-        self._held_up = False  # nothing can be done before a moment has passed, whatever is due
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
         self._poll_at = self._settled_all_at = 0.0
         self._rehearsed_at = -REHEARSE_SECONDS
@@ -103,10 +102,7 @@ class Dispatcher:
         with self._changed:
             self._lease = lease
             self._agenda.clear()
-            self._rush.tell(going_on=True)  # all jobs are due
-            self._held_up = False
-            self._signalled = True  # it may be in the middle of a step, and would rest after it
-            self._changed.notify()
+            self._rest.elected()
 
     def retire(self, term: int) -> None:
         """Stop acting under this term.  What is not settled is settled by the next leader."""
@@ -135,9 +131,7 @@ class Dispatcher:
 
     def wake(self) -> None:
         """A worker became free or a result was written: something may be started."""
-        with self._changed:
-            self._signalled = True
-            self._changed.notify()
+        self._rest.signal()
 
     def stop(self) -> None:
         """Let `run` return."""
@@ -166,49 +160,39 @@ class Dispatcher:
         while not self._stopping:
             seconds = self.step()
             with self._changed:
-                self._changed.wait_for(lambda: not self._may_rest(), seconds)
+                self._changed.wait_for(self._is_woken, seconds)
 
     def step(self) -> float:
         """Do what is to be done now; return the seconds until something is, if nobody wakes us."""
         self.stepped_at = self._clock.monotonic()
-        told = self._lease
+        self._rest.step_begins()
         try:
             seconds = self._act()
         except StoreUnavailable as error:
             self._starter.forget()
-            # A connection that broke is replaced at once.
-            self._note(told, going_on=False, held_up=self._unanswered_count > 0)
+            self._rest.unanswered()
             self._outage.failed(error)
-            self._signalled = True  # what the statement did is unknown: read again what waits
-            self._unanswered_count += 1
             return RETRY_SECONDS
-        if seconds is None:  # nothing was asked: that is no answer
-            self._note(told, going_on=False, held_up=True)
+        if seconds is None:
+            self._rest.in_doubt()
             return SUSPECT_SECONDS
         adopting = self._lease is not None and self._adopter.is_behind
-        self._note(told, going_on=adopting or self._ready() or self._starter.is_behind, held_up=False)
-        self._unanswered_count = 0
+        self._rest.answered(going_on=adopting or self._ready() or self._starter.is_behind)
         self._outage.over()
         return seconds
-
-    def _note(self, told: Lease | None, *, going_on: bool, held_up: bool) -> None:
-        with self._changed:
-            elected = self._lease is not None and self._lease is not told  # meanwhile: what the step found is old
-            self._rush.tell(going_on=going_on or elected)
-            self._held_up = held_up and not elected
 
     def _act(self) -> float | None:
         self._reconfigure()  # first, because the thread does not rest before
         self._starter.answer_claims()
         if self._starter.give_back():
-            self._signalled = True
+            self._rest.signal()
         lease = self._current()
         if lease is None:
             self._starter.forget()
             with self._changed:
                 if self._lease is not None:  # suspect or deposed: we shall be told, or the elector trusts it again
                     return None
-                self._signalled = False  # whoever leads starts what may be started
+                self._rest.take_signal()  # whoever leads starts what may be started
             return self._stand_by()
         if lease.term != self._term:
             self._recall(lease)
@@ -220,9 +204,7 @@ class Dispatcher:
                 return SUSPECT_SECONDS
             self._settled_all_at = now
             self._agenda.add_all(self._states)
-        wanted = self._signalled
-        with self._changed:
-            self._signalled = False
+        wanted = self._rest.take_signal()
         batch = self._agenda.take(max(1, BATCH_JOBS // self._share))
         if batch:
             self._settle(lease, batch)
@@ -256,10 +238,8 @@ class Dispatcher:
         told, lease = self._lease, self._leadership.current()
         return lease if told is not None and lease is not None and lease.term == told.term else None
 
-    def _may_rest(self) -> bool:
-        if self._stopping or self._configured is not None:
-            return False
-        return self._held_up or not (self._signalled or self._ready())
+    def _is_woken(self) -> bool:
+        return self._stopping or self._configured is not None or self._rest.over(ready=self._ready())
 
     def _ready(self) -> bool:
         return self._lease is not None and self._agenda.ready
@@ -308,7 +288,7 @@ class Dispatcher:
                     self._states.had_its_turn(failing)
                 self._agenda.retry(failing, SETTLE_ALL_SECONDS)
             if self._share < MOST_SHARES:
-                self._unanswered_count = 0  # less of it is tried at once
+                self._rest.less_is_asked()
             self._share = min(self._share * 4, MOST_SHARES)
             raise
         self._share = 1
@@ -371,8 +351,7 @@ class Dispatcher:
     # --- starting
 
     def _start(self, lease: Lease, *, anew: bool) -> None:
-        if self._current() is None:
-            self._signalled = True  # to be looked at again when the doubt is over
+        if self._in_doubt():
             return
         if fresh := anew or not self._starter.has_candidates:
             began = self._clock.monotonic()
@@ -386,18 +365,21 @@ class Dispatcher:
                 self._adopter.is_behind = True
         runs, more = self._starter.with_room(self._specs)
         if more:
-            self._signalled = True
-        if not runs:
-            return
-        if self._current() is None:
-            self._signalled = True
+            self._rest.signal()
+        if not runs or self._in_doubt():
             return
         started_count = self._starter.start(lease, runs, self._specs)
         if started_count is None:
             self._fenced("start", lease)
         elif started_count < len(runs) and not fresh:  # others may start instead
             self._starter.forget()
-            self._signalled = True
+            self._rest.signal()
+
+    def _in_doubt(self) -> bool:
+        if self._current() is not None:
+            return False
+        self._rest.signal()  # to be looked at again when the doubt is over
+        return True
 
     # --- what went wrong
 

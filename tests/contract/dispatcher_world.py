@@ -196,7 +196,7 @@ class World:
         """Step until nothing is left to be done now."""
         for _ in range(50):
             seconds = self.dispatcher.step()
-            if seconds > 0.1 and not self.dispatcher._ready() and not self.dispatcher._signalled:
+            if seconds > 0.1 and not self.dispatcher._ready() and not self.dispatcher._rest._signalled:
                 return
             self.clock.added += seconds
         raise AssertionError("the dispatcher does not come to rest")

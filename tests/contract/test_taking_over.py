@@ -282,7 +282,7 @@ def test_nor_is_it_when_timers_go_off_meanwhile(world: World, monkeypatch: pytes
     def rest(_: float) -> None:
         for _ in range(100):
             world.dispatcher.due("a", now)
-        if world.dispatcher._may_rest():
+        if not world.dispatcher._is_woken():
             world.dispatcher.stop()
 
     now = world.now()
@@ -350,7 +350,7 @@ def test_an_election_during_a_rehearsal_is_acted_upon_at_once(
     world.cut.before["rehearse"] = lambda: world.elect(3) and None
     world.dispatcher.step()
     assert world.rush.going_on, "all jobs are due"
-    assert not world.dispatcher._may_rest()
+    assert world.dispatcher._is_woken()
     world.dispatcher.step()
     assert world.dispatcher._term == 3
 
@@ -372,7 +372,7 @@ def test_an_election_just_after_the_lease_was_looked_at_is_acted_upon_at_once(
 
     monkeypatch.setattr(world.leadership, "current", elected_meanwhile)
     world.dispatcher.step()
-    assert not world.dispatcher._may_rest()
+    assert world.dispatcher._is_woken()
 
 
 @pytest.mark.parametrize("verb", ["poll", "settle"])

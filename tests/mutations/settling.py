@@ -7,6 +7,7 @@ from tests.mutations.mutation import mutation
 _STATEMENTS = "scheduler_service/ledger/statements.py"
 _SQLITE = "scheduler_service/ledger/sqlite.py"
 _DISPATCHER = "scheduler_service/dispatcher/__init__.py"
+_RESTING = "scheduler_service/dispatcher/resting.py"
 _SETTLING = "scheduler_service/dispatcher/settling.py"
 _ADOPTING = "scheduler_service/dispatcher/adopting.py"
 _STATES = "scheduler_service/dispatcher/states.py"
@@ -145,16 +146,16 @@ MUTATIONS = (
         "start-unasked",
         "the lease is not asked for again before what was read is started",
         _DISPATCHER,
-        "        if not runs:\n            return\n        if self._current() is None:\n",
-        "        if not runs:\n            return\n        if False:\n",
+        "        if not runs or self._in_doubt():\n",
+        "        if not runs:\n",
         _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
     ),
     mutation(
         "poll-unasked",
         "the lease is not asked for again after settling",
         _DISPATCHER,
-        "        if self._current() is None:\n            self._signalled = True  # to be",
-        "        if False:\n            self._signalled = True  # to be",
+        "        if self._in_doubt():\n            return\n        if fresh",
+        "        if fresh",
         _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
     ),
     mutation(
@@ -241,23 +242,23 @@ MUTATIONS = (
     mutation(
         "restless-in-doubt",
         "a leader in doubt looks at its lease as often as it can while jobs are due",
-        _DISPATCHER,
-        "            self._note(told, going_on=False, held_up=True)\n",
-        "            self._note(told, going_on=False, held_up=False)\n",
+        _RESTING,
+        "        self._end(going_on=False, held_up=True)\n",
+        "        self._end(going_on=False, held_up=False)\n",
         _TAKING_OVER + "test_a_leader_in_doubt_rests_though_jobs_are_due",
     ),
     mutation(
         "restless-when-deposed",
         "a replica that led, and whose run ends, looks at nothing as often as it can",
         _DISPATCHER,
-        "                self._signalled = False  # whoever leads starts what may be started\n",
+        "                self._rest.take_signal()  # whoever leads starts what may be started\n",
         "",
         _TAKING_OVER + "test_a_leader_that_was_deposed_rests_when_its_run_ends",
     ),
     mutation(
         "outage-hammered",
         "a database that does not answer is asked again at once, for as long as it does not",
-        _DISPATCHER,
+        _RESTING,
         "held_up=self._unanswered_count > 0)",
         "held_up=False)",
         _TAKING_OVER + "test_an_outage_is_not_hammered",
@@ -289,8 +290,8 @@ MUTATIONS = (
     mutation(
         "election-slept-through",
         "an election during a step that fails is acted upon when the rest after it is over",
-        _DISPATCHER,
-        "            self._held_up = held_up and not elected\n",
+        _RESTING,
+        "            self._held_up = held_up and not self._elected\n",
         "            self._held_up = held_up\n",
         _TAKING_OVER + "test_an_election_just_after_the_lease_was_looked_at_is_acted_upon_at_once",
     ),
@@ -298,16 +299,16 @@ MUTATIONS = (
         "doubt-forgets",
         "what was to be read when the lease came in doubt is not read when the doubt is over",
         _DISPATCHER,
-        "            self._signalled = True  # to be looked at again when the doubt is over\n",
+        "        self._rest.signal()  # to be looked at again when the doubt is over\n",
         "",
         _TAKING_OVER + "test_what_was_to_be_started_before_a_doubt_is_started_after_it[postgresql-settle]",
     ),
     mutation(
         "woken-in-an-outage",
         "each timer that goes off in an outage asks the database again",
-        _DISPATCHER,
-        "                self._changed.wait_for(lambda: not self._may_rest(), seconds)\n",
-        "                self._changed.wait_for(lambda: self._stopping or self._signalled or self._ready(), seconds)\n",
+        _RESTING,
+        "        return not self._held_up and (self._signalled or ready)\n",
+        "        return self._signalled or ready\n",
         _TAKING_OVER + "test_nor_is_it_when_timers_go_off_meanwhile",
     ),
     mutation(
