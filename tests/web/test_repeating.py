@@ -302,8 +302,12 @@ def test_what_a_reader_got_is_not_given_to_who_may_not_read(sqlite_story: Story,
     with serving(tmp_path, sqlite_story.url, read_token="a-token-that-may-read") as site:
         client = Client(site.url)
         right = keep_alive(path, "Authorization: Bearer a-token-that-may-read")
-        read = client.ask(right)
-        assert client.ask(right) == read
+        former, read = b"", client.ask(right)
+        for _ in range(MOST_ASKED):  # a page that took its time, as the first one does, is old when it is there
+            former, read = read, client.ask(right)
+            if read == former:
+                break
+        assert read == former, "none was repeated"
         for wrong in ((), ("Authorization: Bearer a-token-that-may-reaD",), ("Cookie: scheduler_service_reader=1.x",)):
             assert client.ask(keep_alive(path, *wrong)) != read
             assert site.ask("GET", path).status == 401
