@@ -147,8 +147,14 @@ def start(
 
 def _is_read_at_start(environment: Mapping[str, str]) -> bool:
     """Whether it differs from ours in what the loader or Python looks at before anything of ours runs."""
-    names = {name for name in (*environment, *os.environ) if name.startswith(("LD_", "PYTHON"))}
-    return any(environment.get(name) != os.environ.get(name) for name in names)
+    return _start(environment) != _start(os.environ)
+
+
+def _start(environment: Mapping[str, str]) -> Mapping[str, object]:
+    found: dict[str, object] = {name: one for name, one in environment.items() if name.startswith(("LD_", "PYTHON"))}
+    # What is loaded is of this checkout: whether it could be found a second time makes no difference.
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    return {**found, "PYTHONPATH": [path for path in paths if path not in ("", str(ROOT))]}
 
 
 def run(
