@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +40,7 @@ from scheduler_service.config import (
 )
 from scheduler_service.config.settings import SECTIONS
 from scheduler_service.events import Events
+from scheduler_service.mailbox import Mailbox
 from scheduler_service.model import Isolation, JobSpec
 from scheduler_service.reloading.files import Contents, contents, look, stands_still
 from scheduler_service.reloading.modules import Modules, listed, module_of
@@ -99,8 +99,7 @@ class Reloader:
         self._events = events
         self._clock = clock
         self._environ = dict(environ)  # what jobs make of the process's environment is not ours
-        # A queue, because its put is safe in a signal handler; an event's set is not.
-        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._asked: Mailbox[bool] = Mailbox()
         self._stopping = False
         self._modules = Modules(events)
         self._modules.note()
@@ -139,12 +138,9 @@ class Reloader:
         """Step until `stop`."""
         seconds = LOOK_SECONDS
         while True:
-            try:
-                asked = self._asked.get(timeout=seconds)
-                while not self._asked.empty():  # two requests at once have one answer
-                    asked = self._asked.get() or asked
-            except queue.Empty:
-                asked = False
+            asked = self._asked.get(seconds) or False
+            while self._asked:  # two requests at once have one answer
+                asked = self._asked.get(0.0) or asked
             if self._stopping:
                 return
             seconds = self.step(asked=asked)

@@ -13,7 +13,6 @@ Pausing the timetable is no barrier; the fence in each statement is.
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -78,7 +77,7 @@ class Service:
         self._web = web
         self._clock = parts.clock
         self._events = parts.events
-        self._inbox: queue.SimpleQueue[Any] = parts.inbox
+        self._inbox = parts.inbox
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
         self._draining = False
@@ -219,10 +218,7 @@ class Service:
 
     def _message(self, seconds: float) -> Any:
         self._parts.progress.step()
-        try:
-            return self._inbox.get(timeout=seconds)
-        except queue.Empty:
-            return None
+        return self._inbox.get(seconds)
 
     def _lead(self, lease: Lease) -> None:
         # The dispatcher alone: whatever else runs now would take the interpreter from it at each of its statements.

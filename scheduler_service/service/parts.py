@@ -6,7 +6,6 @@ Nothing is started here, and no connection is made.
 from __future__ import annotations
 
 import os
-import queue
 import socket
 import sys
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from scheduler_service.forfeits import Forfeits
 from scheduler_service.housekeeping import Housekeeping
 from scheduler_service.ledger import Ledger, Replica, open_ledger
 from scheduler_service.ledger.sampling import Sampler
+from scheduler_service.mailbox import Mailbox
 from scheduler_service.metrics import Metrics, Sources
 from scheduler_service.reloading import Reloader
 from scheduler_service.results import Results
@@ -74,7 +74,7 @@ class TakenOver:
 class Parts:
     """What a replica is made of.  `inbox` takes the conductor's messages."""
 
-    inbox: queue.SimpleQueue[Any]
+    inbox: Mailbox[Any]
     events: Events  # of this instance
     clock: Clock
     progress: Progress
@@ -96,7 +96,7 @@ class Parts:
 def assemble(config: Config, events: Events, *, clock: Clock | None = None, rush: Rush | None = None) -> Parts:
     """Make the parts; StoreRefused if the database's URL cannot be used.  `rush` is for who else wants to know."""
     clock, rush = clock or BootClock(), rush or Rush()
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    inbox: Mailbox[Any] = Mailbox()
     election, history = config.election, config.history
     url = config.database.url.get_secret_value()
     database = Database(url, schema=config.database.schema_, attempt_seconds=election.attempt_timeout.total_seconds())

@@ -18,6 +18,15 @@ _WRITING = "tests/runner/test_results.py::"
 _TRANSACTIONS = "scheduler_service/ledger/transactions.py"
 
 MUTATIONS = (
+    # How a replica ends
+    mutation(
+        "message-wakes-nobody",
+        "whoever waits for a message finds it when the wait is over: a drain begins when the conductor looks around",
+        "scheduler_service/mailbox.py",
+        "            self._nothing_came.release()\n",
+        "            pass\n",
+        "tests/unit/test_mailbox.py::test_whoever_waits_is_woken_by_a_message",
+    ),
     # How attempts end
     mutation(
         "finish-without-id",
