@@ -12,9 +12,11 @@ Pausing the timetable is no barrier; the fence in each statement is.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -113,9 +115,8 @@ class Service:
         def pass_on(number: int, _: FrameType | None) -> None:
             self._inbox.put(_Signalled(number))
             if self._draining:  # whatever the main thread waits for, it ends now
-                hurry = threading.Timer(HURRY_SECONDS, os._exit, (CUT_OFF,))
-                hurry.daemon = True
-                hurry.start()
+                # Not by `threading`: this very thread may be holding its lock, to start another.
+                _thread.start_new_thread(_cut_off_soon, ())
 
         def reload(_: int, __: FrameType | None) -> None:
             self._parts.reloader.request()
@@ -331,3 +332,8 @@ class Service:
             self._parts.ledger.sign_out(self._parts.elector.instance_id, self._parts.dispatcher.starts_limits())
         except StoreUnavailable as error:
             self._events.emit("store_unavailable", part="sign_out", error=str(error))
+
+
+def _cut_off_soon() -> None:
+    time.sleep(HURRY_SECONDS)
+    os._exit(CUT_OFF)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.cli.test_run import Replica
 from tests.servers import PostgresServer
 from tests.waiting import wait_until
 
+ROOT = Path(__file__).parents[2]
 CONFIG = """\
 version: 1
 service: {{shutdown_grace: {grace}}}
@@ -26,6 +29,21 @@ jobs:
     every: 100ms
     kill_after: 300ms
 """  # noqa: E501
+STARTING_A_THREAD = """
+import os, signal, threading, time
+from types import SimpleNamespace
+from scheduler_service import service
+from scheduler_service.clock import BootClock
+from scheduler_service.events import Events
+from scheduler_service.mailbox import Mailbox
+service.HURRY_SECONDS = 0.1
+one = service.Service(None, SimpleNamespace(clock=BootClock(), events=Events(), inbox=Mailbox()))
+one._take_signals()
+one._draining = True
+with threading._active_limbo_lock:  # as when a thread is started
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
 Start = Callable[..., Replica]
 
 
@@ -86,6 +104,12 @@ def test_a_second_signal_stops_at_once(start: Start, process: Command, tmp_path:
     replica.wait_for("service_draining")
     assert replica.end(signal.SIGTERM) == 1
     assert states(process, tmp_path)[0] in {"cancelled", "lost"}
+
+
+def test_a_second_signal_in_the_middle_of_starting_a_thread_ends_it_too() -> None:
+    command = [sys.executable, "-c", STARTING_A_THREAD]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=PROCESS_SECONDS / 2, check=False)
+    assert done.returncode == 1
 
 
 def test_a_run_may_finish_while_the_database_is_away(start: Start, tmp_path: Path, own_server: PostgresServer) -> None:
