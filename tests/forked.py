@@ -151,7 +151,8 @@ def _is_read_at_start(environment: Mapping[str, str]) -> bool:
 
 
 def _start(environment: Mapping[str, str]) -> Mapping[str, object]:
-    found: dict[str, object] = {name: one for name, one in environment.items() if name.startswith(("LD_", "PYTHON"))}
+    names = ("LD_", "PYTHON", "LC_", "LANG", "TZ")
+    found: dict[str, object] = {name: one for name, one in environment.items() if name.startswith(names)}
     # What is loaded is of this checkout: whether it could be found a second time makes no difference.
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
     return {**found, "PYTHONPATH": [path for path in paths if path not in ("", str(ROOT))]}

@@ -17,7 +17,6 @@ import atexit
 import contextvars
 import logging
 import os
-import queue
 import select
 import sys
 import threading
@@ -30,6 +29,7 @@ from scheduler_service.clock import BootClock, Clock
 from scheduler_service.events import WARNING, Event, Events
 from scheduler_service.logs.render import Render, json_lines, text_lines, without
 from scheduler_service.logs.repeats import Entry, Repeats, ends_failures
+from scheduler_service.mailbox import Mailbox
 from scheduler_service.rush import Rush
 
 __all__ = ["Logging", "configure", "enter_fields"]
@@ -108,7 +108,8 @@ class Logging:
         self._rush = rush
         self._urgent = False  # something in the queue may not wait
         self._repeats = Repeats(clock)
-        self._queue: queue.SimpleQueue[Entry | threading.Event | None] = queue.SimpleQueue()
+        self._queue: Mailbox[Entry | threading.Event] = Mailbox()
+        self._end = threading.Event()
         # Reentrant: a finaliser that logs may run while its own thread is counting.
         self._counting = threading.RLock()
         self._dropped_count = 0
@@ -131,7 +132,7 @@ class Logging:
         """Log `entry`, or count it as dropped when too much waits; never blocks."""
         if self._closed:
             return
-        if self._queue.qsize() < (JOB_LINES if entry.of_job else QUEUE_LINES):
+        if len(self._queue) < (JOB_LINES if entry.of_job else QUEUE_LINES):
             self._queue.put(entry)
             if entry.level >= WARNING:
                 self._urgent = True
@@ -158,7 +159,7 @@ class Logging:
             logging.getLogger(name).setLevel(level)
         logging.captureWarnings(False)
         self._closed = True
-        self._queue.put(None)
+        self._queue.put(self._end)
         self._urgent = True
         self._thread.join(seconds)
 
@@ -190,13 +191,13 @@ class Logging:
             lines: list[str] = []
             reached: list[threading.Event] = []
             for item in batch:
-                if item is None:
+                if isinstance(item, Entry):
+                    lines += self._lines(self._repeats.admit(item))
+                    continue
+                reached.append(item)
+                if item is self._end:
                     lines += self._lines(self._repeats.all())
                     running = False
-                elif isinstance(item, threading.Event):
-                    reached.append(item)
-                else:
-                    lines += self._lines(self._repeats.admit(item))
             lines += self._lines(self._repeats.due())
             if lines:
                 self._sink.write("".join(f"{line}\n" for line in lines))
@@ -204,22 +205,21 @@ class Logging:
             for event in reached:
                 event.set()
 
-    def _gather(self, *, patiently: bool) -> list[Entry | threading.Event | None]:
-        batch: list[Entry | threading.Event | None] = []
-        try:
-            batch.append(self._queue.get(timeout=self._repeats.wait_seconds()))
-            if patiently:
-                self._let_a_rush_pass()
-            self._urgent = False  # before the queue is emptied: what comes now sets it again
-            while len(batch) < BATCH_LINES:
-                batch.append(self._queue.get_nowait())
-        except queue.Empty:
-            pass
+    def _gather(self, *, patiently: bool) -> list[Entry | threading.Event]:
+        first = self._queue.get(self._repeats.wait_seconds())
+        if first is None:
+            return []
+        if patiently:
+            self._let_a_rush_pass()
+        self._urgent = False  # before the queue is emptied: what comes now sets it again
+        batch = [first]
+        while len(batch) < BATCH_LINES and (item := self._queue.get(0.0)) is not None:
+            batch.append(item)
         return batch
 
     def _let_a_rush_pass(self) -> None:
         deadline = self._clock.monotonic() + RUSH_SECONDS
-        while not self._urgent and self._queue.qsize() < RUSH_LINES and self._clock.monotonic() < deadline:
+        while not self._urgent and len(self._queue) < RUSH_LINES and self._clock.monotonic() < deadline:
             if self._rush.wait(LOOK_SECONDS):
                 return
 
@@ -234,7 +234,7 @@ class Logging:
             return self._render(Entry(entry.at, entry.level, entry.name, {**self._instance, "message": problem}))
 
     def _tell_dropped(self) -> None:
-        if not self._dropped_count or self._queue.qsize() > JOB_LINES // 2:
+        if not self._dropped_count or len(self._queue) > JOB_LINES // 2:
             return
         with self._counting:
             count, self._dropped_count = self._dropped_count, 0

@@ -82,7 +82,7 @@ class Service:
         self._inbox = parts.inbox
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
-        self._draining = False
+        self._draining = self._hurried = False
         parts.events.subscribe(self._note_crash)
 
     def run(self) -> int:
@@ -114,7 +114,8 @@ class Service:
     def _take_signals(self) -> Mapping[int, Any]:
         def pass_on(number: int, _: FrameType | None) -> None:
             self._inbox.put(_Signalled(number))
-            if self._draining:  # whatever the main thread waits for, it ends now
+            if self._draining and not self._hurried:  # whatever the main thread waits for, it ends now
+                self._hurried = True
                 # Not by `threading`: this very thread may be holding its lock, to start another.
                 _thread.start_new_thread(_cut_off_soon, ())
 
