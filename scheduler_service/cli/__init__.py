@@ -16,6 +16,7 @@ import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -89,6 +90,7 @@ def commands() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit; `arguments` are those of the process unless given."""
+    _listen_as_first_process()
     _open_closed_streams()
     try:
         commands.main(args=None if arguments is None else list(arguments), prog_name=PROGRAM)
@@ -105,6 +107,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         )
         sys.exit(OURS)
     sys.exit(0)
+
+
+def _listen_as_first_process() -> None:
+    """Let SIGTERM end the first process of a container, as it ends any other, until a command has its own way.
+
+    The kernel gives that one no signal for which it has no handler: asked to stop while it loads, it would start.
+    """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 
 def _open_closed_streams() -> None:

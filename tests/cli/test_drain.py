@@ -112,6 +112,32 @@ def test_a_second_signal_in_the_middle_of_starting_a_thread_ends_it_too() -> Non
     assert done.returncode == 1
 
 
+@pytest.mark.root
+def test_the_first_process_of_a_container_ends_while_it_loads(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "slow.py").write_text(
+        "import pathlib, time\npathlib.Path('loads').touch()\ntime.sleep(600)\ndef main(): pass\n"
+    )
+    (tmp_path / "config.yaml").write_text("version: 1\njobs:\n  slow: {run: 'slow:main', every: 1s}\n")
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-m", "scheduler_service", "run"]
+    try:
+        container = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here (Debian: apt-get install util-linux)")
+    with container:
+        wait_until(lambda: (tmp_path / "loads").exists() or container.poll() is not None, PROCESS_SECONDS)
+        if container.poll() is not None and container.stderr is not None:
+            said = container.stderr.read().strip()
+            assert said.startswith("unshare:"), said
+            pytest.skip(f"no process is the first one here: {said}")
+        first = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text()
+        os.kill(int(first), signal.SIGTERM)
+        try:
+            assert container.wait(PROCESS_SECONDS) == 128 + signal.SIGTERM
+        finally:
+            container.kill()
+
+
 def test_a_run_may_finish_while_the_database_is_away(start: Start, tmp_path: Path, own_server: PostgresServer) -> None:
     replica = start(own_server.url)
     begun(tmp_path)
