@@ -206,11 +206,11 @@ class Machine:
             # Else only the acquisition tells: who may read and not write must not say at each try that all is well.
             self._answered()
         self._tell_unguarded()
-        former, self.observation = self.observation, observation
         if observation is not None:
-            self._learn(sent, observation.database_time)
+            self._learn(sent, observation.database_time)  # before any thread can ask whether this leader still leads
             if observation.leader_id != self.instance_id:
                 self._not_before = 0.0  # another had its turn
+        former, self.observation = self.observation, observation
         if _token(observation) != _token(former):
             self._announce(Observed(observation))
             if observation is not None and observation.leader_id != self.instance_id:

@@ -25,6 +25,14 @@ returning resign_term is not distinct from term as resign_requested, resign_by, 
 _RENEWS_AND_ARMS = _RENEWS.replace("true as armed", "tried.locked as armed")
 
 MUTATIONS = (
+    mutation(
+        "leader-without-time",
+        "who leads can be seen before the database's time is known, by which it is judged: whoever asks then crashes",
+        _MACHINE,
+        "            self._learn(sent, observation.database_time)  # before any thread can",
+        "            self.observation = observation\n            self._learn(sent, observation.database_time)  #",
+        _UNIT + "test_who_leads_can_be_asked_in_the_middle_of_the_first_look",
+    ),
     # Trust (I1, I6)
     mutation(
         "trust-from-reply",

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import itertools
 import logging
 import sys
@@ -355,7 +354,7 @@ def test_arguments_are_refused_exactly_when_the_call_would_fail():
             for names in itertools.combinations("abcdefg", size):
                 args, kwargs = list(range(count)), dict.fromkeys(names, 0)
                 try:
-                    inspect.signature(function).bind(*args, **kwargs)
+                    function(*args, **kwargs)
                     fits = True
                 except TypeError:
                     fits = False

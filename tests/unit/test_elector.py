@@ -241,6 +241,20 @@ def test_who_leads_is_judged_by_the_databases_time(bench: Bench) -> None:
         assert bench.machine.observed() is None
 
 
+def test_who_leads_can_be_asked_in_the_middle_of_the_first_look(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    term = bench.let_another_lead().term
+    learn, meanwhile = bench.machine.database_time.observe, []
+
+    def asked_just_before(*told: Any) -> float:
+        meanwhile.append(bench.machine.observed())
+        return learn(*told)
+
+    monkeypatch.setattr(bench.machine.database_time, "observe", asked_just_before)
+    bench.machine.step()
+    assert meanwhile == [None]
+    assert bench.machine.observed() == ("other-bbbbbb", term)
+
+
 def test_each_leader_and_term_is_told_of_once(bench: Bench) -> None:
     bench.let_another_lead()
     bench.machine.step()
