@@ -124,7 +124,8 @@ def test_the_first_process_of_a_container_ends_while_it_loads(tmp_path: Path) ->
         container = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     except FileNotFoundError:
         pytest.skip("there is no unshare here (Debian: apt-get install util-linux)")
-    with container:
+    with container, contextlib.ExitStack() as at_the_end:  # which waits for it, however the test ends
+        at_the_end.callback(container.kill)
         wait_until(lambda: (tmp_path / "loads").exists() or container.poll() is not None, PROCESS_SECONDS)
         if container.poll() is not None and container.stderr is not None:
             said = container.stderr.read().strip()
@@ -132,10 +133,7 @@ def test_the_first_process_of_a_container_ends_while_it_loads(tmp_path: Path) ->
             pytest.skip(f"no process is the first one here: {said}")
         first = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text()
         os.kill(int(first), signal.SIGTERM)
-        try:
-            assert container.wait(PROCESS_SECONDS) == 128 + signal.SIGTERM
-        finally:
-            container.kill()
+        assert container.wait(PROCESS_SECONDS) == 128 + signal.SIGTERM
 
 
 def test_a_run_may_finish_while_the_database_is_away(start: Start, tmp_path: Path, own_server: PostgresServer) -> None:
