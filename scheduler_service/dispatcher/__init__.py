@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.dispatcher.adopting import Adopter
-from scheduler_service.dispatcher.agenda import Agenda, Due
+from scheduler_service.dispatcher.agenda import LONG_AGO, Agenda, Due
 from scheduler_service.dispatcher.leadership import Leadership
 from scheduler_service.dispatcher.resting import Rest
 from scheduler_service.dispatcher.settling import holder_in_doubt, is_stale
@@ -37,7 +37,6 @@ BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer 
 MOST_SHARES = 1024
 JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is settled next
 POLL_SECONDS = 0.98  # how often the ledger is asked what waits to be started,
-CATCHING_UP_SECONDS = 0.25  # while ticks are caught up on, because those on time pass by,
 POLL_REST = 4  # and so many times as long as that took it is not asked while something is known to wait
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
 HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
@@ -205,9 +204,10 @@ class Dispatcher:
             self._settled_all_at = now
             self._agenda.add_all(self._states)
         wanted = self._rest.take_signal()
-        batch = self._agenda.take(max(1, BATCH_JOBS // self._share))
+        batch = self._agenda.take(max(1, BATCH_JOBS // self._share), self._states.settled_until)
         if batch:
             self._settle(lease, batch)
+            self._starter.came_due(job_id for job_id, due in batch.items() if due.moment > LONG_AGO)
             wanted = True
         polling = now >= self._poll_at
         if polling or (wanted and self._starter.has_room):
@@ -307,7 +307,7 @@ class Dispatcher:
         settlements: dict[str, Settlement] = {}
         row_count, most = 0, max(1, JOB_ROWS // self._share)
         for job_id in job_ids:
-            if row_count >= BATCH_ROWS // self._share:
+            if row_count >= max(1, BATCH_ROWS // self._share):
                 break  # the others stay due
             runs = open_runs.get(job_id, [])
             ahead_seconds = (self._states[job_id].settled_until - survey.now).total_seconds()
@@ -358,11 +358,12 @@ class Dispatcher:
             poll = self._starter.poll(self._specs, self._states.untried)
             now = self._clock.monotonic()
             rest = POLL_REST * (now - began) if self._starter.has_candidates else 0.0
-            self._poll_at = now + max(CATCHING_UP_SECONDS if self._starter.is_catching_up else POLL_SECONDS, rest)
+            self._poll_at = now + max(POLL_SECONDS, rest)
             self._agenda.add_all(self._states.pauses_over(poll))
             if not all(is_wanted(run, self._specs) for run in poll.runs):
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
                 self._adopter.is_behind = True
+        self._starter.look_at_newest(self._specs, self._states.untried)
         runs, more = self._starter.with_room(self._specs)
         if more:
             self._rest.signal()

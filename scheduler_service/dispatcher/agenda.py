@@ -1,7 +1,7 @@
 """The jobs that are due to be settled.
 
     add, add_all --> due --retry--> due, but not before a moment
-                      |  take: those that are ready, timers first
+                      |  take: those that are ready, timers first, of these what comes due often
                       `--done: settled as far as was asked for--> gone
 
 A job stands in it once.  It leaves when it was settled up to the moment for which it was woken: a timer that
@@ -10,22 +10,25 @@ went off early tries again, and loses no tick.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from scheduler_service.clock import Clock
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
+MOST_PATIENCE = timedelta(minutes=1)  # so much later than due a job may be settled because others are more urgent
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A job to be settled: at least up to `moment`, not before `retry_at` on the boot clock."""
+    """A job to be settled: at least up to `moment`, due since `since`, not before `retry_at` on the boot clock."""
 
     moment: datetime
+    since: datetime
     retry_at: float = 0.0
 
 
@@ -44,12 +47,12 @@ class Agenda:
     def add(self, job_id: str, moment: datetime) -> None:
         """Let a job be due at least up to `moment`, now.
 
-        One that waits for its turn keeps its place: where more come due than can be settled, others wait behind it.
+        One that waits for its turn keeps its place: where more come due than can be settled, it is not put behind them.
         """
         with self._changed:
             due = self._others if moment == LONG_AGO and job_id not in self._timers else self._timers
             known = due.get(job_id)
-            due[job_id] = Due(moment if known is None else max(moment, known.moment))
+            due[job_id] = Due(moment, moment) if known is None else Due(max(moment, known.moment), known.since)
             if due is self._timers:
                 self._others.pop(job_id, None)
 
@@ -58,26 +61,37 @@ class Agenda:
         with self._changed:
             for job_id in job_ids:
                 if job_id not in self._timers:
-                    self._others.setdefault(job_id, Due(LONG_AGO))
+                    self._others.setdefault(job_id, Due(LONG_AGO, LONG_AGO))
 
     def clear(self) -> None:
         """Forget everything."""
         with self._changed:
             self._timers, self._others = {}, {}
 
-    def take(self, most: int) -> Mapping[str, Due]:
-        """Return what is ready, at most so many; they stay due until they are `done`."""
+    def take(self, most: int, settled_until: Callable[[str], datetime | None]) -> Mapping[str, Due]:
+        """Return what is ready, at most so many; they stay due until they are `done`.
+
+        Of more timers than that, those come first whose next tick may come due first: as long after this one as this
+        one came after the last, which is what `settled_until` tells, or a minute.
+        """
         now = self._clock.monotonic()
         with self._changed:
-            due = itertools.chain(self._timers.items(), self._others.items())
-            return dict(itertools.islice(((job_id, one) for job_id, one in due if one.retry_at <= now), most))
+            timers = [(job_id, one) for job_id, one in self._timers.items() if one.retry_at <= now]
+            others = ((job_id, one) for job_id, one in self._others.items() if one.retry_at <= now)
+            chosen = list(itertools.islice(others, max(0, most - len(timers))))
+        if len(timers) > most:
+            timers = heapq.nsmallest(most, timers, key=lambda timer: _deadline(timer[1], settled_until(timer[0])))
+        return dict(itertools.chain(timers, chosen))
 
     def done(self, job_id: str, moment: datetime) -> None:
         """Note that a job is settled up to `moment`."""
         with self._changed:
             for due in (self._timers, self._others):
-                if job_id in due and due[job_id].moment <= moment:
-                    del due[job_id]
+                if job_id in due:
+                    if due[job_id].moment <= moment:
+                        del due[job_id]
+                    else:  # it came due again meanwhile
+                        due[job_id] = replace(due[job_id], since=due[job_id].moment)
 
     def retry(self, job_id: str, seconds: float) -> None:
         """Leave a job alone for a while, if it is due."""
@@ -102,3 +116,8 @@ class Agenda:
 
     def _all(self) -> Iterable[Due]:
         return itertools.chain(self._timers.values(), self._others.values())
+
+
+def _deadline(due: Due, settled_until: datetime | None) -> datetime:
+    """Return until when a job should be settled; one that is not known is nobody's burden."""
+    return due.since if settled_until is None else due.since + min(due.since - settled_until, MOST_PATIENCE)

@@ -5,12 +5,15 @@
                                                            no reply: claimed, until it is known what was started
 
 What to start is read from the ledger, for a few starts at once when much waits: whoever reads sorts all that waits.
+Oldest first, but half of the room then belongs to what has just come due, the newest first: a job that comes due
+every second does not wait behind thousands that came due at the full hour, nor do they wait for ever.
 A candidate is no more than a hint, and for less than a second: the statement that starts looks at each again.
 What was started is run, drain or not, leader or not: its attempt is open under our name.
 """
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -23,6 +26,7 @@ from scheduler_service.ledger import Ledger, Poll
 from scheduler_service.model import Attempt, Isolation, JobSpec, Kind, Lease, Run
 
 CANDIDATES = 1000  # read at once
+NEWEST = 200  # so many of the jobs that have just come due are looked at beside them
 
 Specs = Mapping[str, JobSpec]
 
@@ -73,6 +77,8 @@ class Starter:
         self._clock = clock
         self._claims: Mapping[str, _Claim] = {}  # sent, and not answered or not handed over
         self._candidates: Sequence[Run] = ()  # read and not started yet, in the order of the poll
+        self._newest: Sequence[Run] = ()  # those among them, or beside them, that came due last, the newest first
+        self._just_due: list[str] = []  # the jobs that may have such runs, which were not read yet
         self._more = False  # others seem to wait behind them
 
     @property
@@ -90,33 +96,48 @@ class Starter:
         """Whether something is known that may be started, without asking the ledger."""
         return bool(self._candidates)
 
-    @property
-    def is_catching_up(self) -> bool:
-        """Whether some of what is known to wait is late: what comes due meanwhile passes it by."""
-        return bool(self._candidates) and self._candidates[-1].kind is Kind.CATCH_UP
-
     def open_claims(self) -> frozenset[str]:
         """Return the claims whose attempts are, or may be, on their way to a worker.  Any thread may ask."""
         return frozenset(self._claims)
+
+    def came_due(self, job_ids: Iterable[str]) -> None:
+        """Take note of jobs that were just settled because they came due."""
+        self._just_due = [*self._just_due, *job_ids][-NEWEST:]
 
     def poll(self, specs: Specs, untried: AbstractSet[str]) -> Poll:
         """Read what there is to do, and the candidates among it, if there is room for any.
 
         What waits of the jobs `untried` may be stale, and is no candidate if it never began.
         """
+        self.came_due(run.job_id for run in reversed(self._newest))  # they still wait
         self.forget()
-        isolated = [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
+        isolated = self._without_a_process(specs)
         limit = CANDIDATES if self._workers.room else 0
         poll = self._ledger.poll(limit, isolated)
         self._more = len(poll.runs) >= limit > 0
         if self._more and all(_may_be_stale(run, untried) for run in poll.runs):  # there may be others behind them
             poll = self._ledger.poll(limit, [*isolated, *untried])
-        self._candidates = [run for run in poll.runs if is_wanted(run, specs) and not _may_be_stale(run, untried)]
+        self._candidates = _acceptable(poll.runs, specs, untried)
+        if limit and not self._more:
+            self._just_due.clear()
         return poll
+
+    def look_at_newest(self, specs: Specs, untried: AbstractSet[str]) -> None:
+        """Read what waits of the jobs that have just come due, if others have been waiting and there is room."""
+        if self._just_due and self._candidates and self._workers.room:
+            known, jobs = {run.id for run in self._newest}, sorted(set(self._just_due))
+            runs = self._ledger.poll(NEWEST, self._without_a_process(specs), jobs).runs
+            found = [run for run in _acceptable(runs, specs, untried) if run.kind is not Kind.CATCH_UP]
+            newest = [*(run for run in found if run.id not in known), *self._newest]
+            self._newest = sorted(newest, key=lambda run: run.due_at, reverse=True)[:NEWEST]
+            self._just_due.clear()
+
+    def _without_a_process(self, specs: Specs) -> list[str]:
+        return [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
 
     def forget(self) -> None:
         """Know no candidates any more: to be done when jobs, leadership or the database have changed."""
-        self._candidates = ()
+        self._candidates = self._newest = ()
         self._more = False
 
     def with_room(self, specs: Specs) -> tuple[Mapping[Run, int], bool]:
@@ -127,8 +148,8 @@ class Starter:
         room, processes = self._workers.room, self._workers.free_process_count
         chosen: dict[Run, int] = {}
         passed = False
-        seen_count = 0
-        for run in self._candidates:
+        seen: set[int] = set()
+        for run in self._in_turn():
             spec = specs[run.job_id]
             isolated = _isolated(spec)
             if isolated and processes == 0:
@@ -140,10 +161,20 @@ class Starter:
                 processes -= isolated
                 room -= weight
                 chosen[run] = weight
-            seen_count += 1
+            seen.add(run.id)
         # Those that were passed by would be passed by again: the ledger is asked for what there is beside them.
-        self._candidates = () if passed else self._candidates[seen_count:]
+        self._candidates = () if passed else [run for run in self._candidates if run.id not in seen]
+        self._newest = [run for run in self._newest if run.id not in seen]
         return chosen, passed
+
+    def _in_turn(self) -> Iterable[Run]:
+        """Return each candidate once: one that came due last, one that has waited longest, and so on."""
+        known: set[int] = set()
+        for pair in itertools.zip_longest(self._newest, self._candidates):
+            for run in pair:
+                if run is not None and run.id not in known:
+                    known.add(run.id)
+                    yield run
 
     def start(self, lease: Lease, runs: Mapping[Run, int], specs: Specs) -> int | None:
         """Start runs and hand their attempts over; return how many could be, None when the term is over."""
@@ -180,6 +211,10 @@ def is_wanted(run: Run, specs: Specs) -> bool:
     """Whether the configuration has the run's job; one that is disabled runs only when a person asks."""
     spec = specs.get(run.job_id)
     return spec is not None and (spec.enabled or run.kind is Kind.MANUAL)
+
+
+def _acceptable(runs: Iterable[Run], specs: Specs, untried: AbstractSet[str]) -> list[Run]:
+    return [run for run in runs if is_wanted(run, specs) and not _may_be_stale(run, untried)]
 
 
 def _may_be_stale(run: Run, untried: AbstractSet[str]) -> bool:

@@ -76,6 +76,11 @@ class JobStates(Mapping[str, JobState]):
         # Not those whose end is yet to come: settling ends nothing then, and would be asked for by every poll.
         return over
 
+    def settled_until(self, job_id: str) -> datetime | None:
+        """Return up to when a job is settled, None if it is not known."""
+        state = self._states.get(job_id)
+        return None if state is None else state.settled_until
+
     def edited(self, specs: Mapping[str, JobSpec]) -> list[str]:
         """Return the jobs that are configured otherwise than the ledger has them."""
         return [state.job_id for state in self._states.values() if _is_edited(specs[state.job_id], state)]

@@ -220,8 +220,8 @@ class Ledger(Protocol):
         A job that is not among them was changed from elsewhere: read it again and compute anew.
         """
 
-    def poll(self, limit: int, without: Sequence[str] = ()) -> Poll:
-        """Read what there is to do: at most `limit` runs, none of the jobs `without`."""
+    def poll(self, limit: int, without: Sequence[str] = (), among: Sequence[str] | None = None) -> Poll:
+        """Read what there is to do: at most `limit` runs, of the jobs `among` if they are given, none of `without`."""
 
     def start(
         self, lease: Lease, claim_id: str, runs: Sequence[tuple[Run, int | None]], sent: float

@@ -112,18 +112,20 @@ class LedgerReads:
         )
         return Survey(self.known_moment(rows[0][0]), runs)
 
-    def poll(self, limit: int, without: Sequence[str] = ()) -> Poll:
+    def poll(self, limit: int, without: Sequence[str] = (), among: Sequence[str] | None = None) -> Poll:
         """Read what there is to do; see Ledger."""
         # One statement, because an idle leader sends it every second.  Of a job with slots as many runs may start
         # as slots are free, oldest tick first; of one that runs alone none while an older one waits for its next
         # attempt, lest a queue loses its order.  What a person asked for passes by.  Nor may one that still holds
         # the slot of its last attempt, whose thread has not returned.  Turns are counted among the others.  What is
         # caught up on lets what is on time pass, for a while: after an outage of a week it may be tens of thousands.
+        chosen = "" if among is None else "and job_id in :among"
         excluded = "and w.job_id not in :without" if without else ""
         rows = self._rows(
             f"""with later as (
                   select job_id, min(scheduled_at) as first from {{p}}run
                    where lock_id = :lock_id and state = 'waiting' and due_at > {{now}} and kind <> 'manual'
+                     {chosen}
                    group by job_id),
                 due as (
                   select w.*, s.max_running,
@@ -132,7 +134,7 @@ class LedgerReads:
                     left join {{p}}job_state s on s.lock_id = :lock_id and s.job_id = w.job_id
                     left join later on later.job_id = w.job_id
                    where w.lock_id = :lock_id and w.state = 'waiting' and w.due_at <= {{now}}
-                     and w.cancel_requested_at is null {excluded}
+                     and w.cancel_requested_at is null {chosen.replace("job_id", "w.job_id")} {excluded}
                      and not (w.slot_held and s.max_running is not null)
                      and (coalesce(s.max_running, 0) <> 1 or w.kind = 'manual' or later.first is null
                           or w.scheduled_at <= later.first)
@@ -156,6 +158,7 @@ class LedgerReads:
                    and (s.paused_until <= {{now}} or s.paused_at > {self._ago(PAUSE_SHOWN_SECONDS)})""",
             most=limit,
             **({"without": list(without)} if without else {}),
+            **({} if among is None else {"among": list(among)}),
         )
         ready = sorted((row for row in rows if row[0] is not None), key=lambda row: int(row[8]))
         pauses = [(row[1], bool(row[6])) for row in rows if row[0] is None]

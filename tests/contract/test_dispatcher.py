@@ -24,6 +24,9 @@ def world(database: Database) -> World:
     return World(database)
 
 
+BRIEFLY = timedelta(seconds=1.2)
+
+
 def test_a_late_tick_is_settled_and_started(world: World) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
@@ -430,8 +433,13 @@ def test_more_timers_than_can_be_settled_have_their_turn_one_after_another(world
     world.step_all()
     settled: set[str] = set()
     for _ in range(2):
+        moment = world.now()
+        just = job_state.c.settled_until > moment - BRIEFLY
+        world.execute(update(job_state).where(just).values(settled_until=moment - BRIEFLY))
+        world.dispatcher._read_again({spec.id for spec in specs})
+        world.clock.added += 0.1
         for spec in specs:  # the others are due still
-            world.dispatcher.due(spec.id, world.now())
+            world.dispatcher.due(spec.id, moment)
         before = {row.job_id: row.settled_until for row in world.execute(select(job_state))}
         world.dispatcher.step()
         after = {row.job_id: row.settled_until for row in world.execute(select(job_state))}
@@ -439,6 +447,75 @@ def test_more_timers_than_can_be_settled_have_their_turn_one_after_another(world
         assert len(moved) == 200
         settled |= moved
     assert len(settled) == len(specs)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_of_more_timers_than_can_be_settled_what_comes_due_often_comes_first(world: World) -> None:
+    seldom = [job(f"j{number:02}") for number in range(30)]
+    often = job("often", every=timedelta(seconds=1))
+    world.configure(*seldom, often)
+    world.elect()
+    world.step_all()
+    moment = world.now()
+    world.execute(update(job_state).where(job_state.c.job_id != "often").values(settled_until=moment - HOUR))
+    world.execute(update(job_state).where(job_state.c.job_id == "often").values(settled_until=moment - BRIEFLY))
+    world.dispatcher._read_again({"often", *(spec.id for spec in seldom)})
+    world.clock.added += 0.1
+    for spec in (*seldom, often):
+        world.dispatcher.due(spec.id, moment)
+    world.dispatcher.step()
+    moved = {row.job_id for row in world.execute(select(job_state)) if row.settled_until >= moment}
+    assert len(moved) == 20
+    assert "often" in moved
+
+
+def _wait_for_room(world: World, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Let ten jobs' runs wait, six of another kind come due, and `size` workers become free."""
+    now = world.clock.monotonic() + 1.0
+    monkeypatch.setattr(world.clock, "monotonic", lambda: now + world.clock.added)  # no second passes by itself
+    old = [job(f"old{number}", every=10 * MINUTE, misfire_grace=HOUR) for number in range(10)]
+    new = [job(f"new{number}", every=timedelta(seconds=1), misfire_grace=HOUR) for number in range(6)]
+    world.pool.size = size
+    world.adopt(*old, *new, back=timedelta(0))
+    world.step_all()
+    world.finish()
+    world.step_all()
+    for kind, ago in (("old", 15 * MINUTE), ("new", BRIEFLY)):
+        world.execute(delete(run_attempt))
+        since = world.now() - ago
+        ids = [spec.id for spec in (*old, *new) if spec.id.startswith(kind)]
+        world.execute(update(job_state).where(job_state.c.job_id.in_(ids)).values(settled_until=since))
+        world.dispatcher._read_again(set(ids))
+        world.clock.added += 0.1
+        for one in ids:
+            world.dispatcher.due(one, world.now())
+        world.dispatcher.step()
+
+
+def _begun(world: World) -> list[str]:
+    return sorted(attempt.job_id[:3] for attempt in world.pool.taken.values())
+
+
+def test_what_has_just_come_due_does_not_wait_behind_all_that_waits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _wait_for_room(world, monkeypatch, size=4)
+    assert _begun(world) == ["old"] * 4
+    world.finish()
+    world.step_all()
+    assert _begun(world) == ["new"] * 2 + ["old"] * 2  # nor does what waits longest
+
+
+def test_what_has_just_come_due_is_not_forgotten_when_what_waits_is_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.dispatcher.starting.CANDIDATES", 3)
+    _wait_for_room(world, monkeypatch, size=2)
+    for _ in range(2):
+        world.finish()
+        world.clock.added += 1.0
+        world.step_all()
+        assert _begun(world) == ["new", "old"]
 
 
 @pytest.mark.usefixtures("small_batches")

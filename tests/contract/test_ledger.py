@@ -264,6 +264,17 @@ def test_what_is_on_time_starts_before_what_is_caught_up_on(world: World) -> Non
     assert [one.id for one in world.ledger.poll(3).runs] == [late.id, *(one.id for one in others)]
 
 
+def test_what_waits_of_some_jobs_can_be_read(world: World) -> None:
+    world.waiting_runs("a", 3, overlap=Overlap.ALLOW)
+    runs = world.waiting_runs("b", 2, overlap=Overlap.ALLOW)
+    of_b = tuple(one for one in runs if one.job_id == "b")
+    assert len(of_b) == 2
+    assert world.ledger.poll(10, (), ["b"]).runs == of_b
+    assert world.ledger.poll(1, (), ["b"]).runs == of_b[:1]
+    assert world.ledger.poll(10, ["b"], ["a", "b"]).runs == tuple(one for one in runs if one.job_id == "a")
+    assert world.ledger.poll(10, (), []).runs == ()
+
+
 def test_the_oldest_tick_of_a_job_starts_first(world: World) -> None:
     older, newer = world.waiting_runs("a", 2, overlap=Overlap.QUEUE, max_running=2)
     world.execute(update(run).where(run.c.id == older.id).values(scheduled_at=newer.scheduled_at + MINUTE))

@@ -412,8 +412,16 @@ MUTATIONS = (
         "timer-loses-its-place",
         "a job whose timer goes off again before it is settled is put behind all others",
         "scheduler_service/dispatcher/agenda.py",
-        "            known = due.get(job_id)\n            due[job_id] = Due(",
-        "            known = due.pop(job_id, None)\n            due[job_id] = Due(",
+        "Due(max(moment, known.moment), known.since)",
+        "Due(max(moment, known.moment), moment)",
         _CONTRACT + "test_more_timers_than_can_be_settled_have_their_turn_one_after_another",
+    ),
+    mutation(
+        "seldom-as-soon-as-often",
+        "where more comes due than can be settled, what comes due often is not settled first",
+        "scheduler_service/dispatcher/agenda.py",
+        "else due.since + min(due.since - settled_until, MOST_PATIENCE)",
+        "else due.since",
+        _CONTRACT + "test_of_more_timers_than_can_be_settled_what_comes_due_often_comes_first",
     ),
 )

@@ -8,6 +8,7 @@ _STATEMENTS = "scheduler_service/ledger/statements.py"
 _SQLITE = "scheduler_service/ledger/sqlite.py"
 _ENDINGS = "scheduler_service/ledger/sqlite_endings.py"
 _READING = "scheduler_service/ledger/reading.py"
+_STARTER = "scheduler_service/dispatcher/starting.py"
 _HOUSE = "scheduler_service/housekeeping.py"
 _WORKERS = "scheduler_service/workers/__init__.py"
 _LEDGER = "tests/contract/test_ledger.py::"
@@ -48,6 +49,38 @@ MUTATIONS = (
         "where id = :run and state = 'waiting' and cancel_requested_at is null and due_at",
         "where id = :run and cancel_requested_at is null and due_at",
         _LEDGER + "test_a_run_that_is_started_twice_starts_once",
+    ),
+    mutation(
+        "behind-all-that-waits",
+        "what has just come due waits until all has started that waited before",
+        "scheduler_service/dispatcher/__init__.py",
+        "        self._starter.look_at_newest(self._specs, self._states.untried)\n",
+        "",
+        _DISPATCHER + "test_what_has_just_come_due_does_not_wait_behind_all_that_waits",
+    ),
+    mutation(
+        "newest-before-all",
+        "what has just come due takes all of the room, however long others have waited",
+        _STARTER,
+        "        for pair in itertools.zip_longest(self._newest, self._candidates):\n",
+        "        for pair in (self._newest, self._candidates):\n",
+        _DISPATCHER + "test_what_has_just_come_due_does_not_wait_behind_all_that_waits",
+    ),
+    mutation(
+        "newest-forgotten",
+        "what has just come due is forgotten when what waits is read again",
+        _STARTER,
+        "        self.came_due(run.job_id for run in reversed(self._newest))  # they still wait\n",
+        "",
+        _DISPATCHER + "test_what_has_just_come_due_is_not_forgotten_when_what_waits_is_read_again",
+    ),
+    mutation(
+        "among-all",
+        "where what waits of some jobs is asked for, all that waits is read",
+        _READING,
+        """{chosen.replace("job_id", "w.job_id")} {excluded}""",
+        "{excluded}",
+        _LEDGER + "test_what_waits_of_some_jobs_can_be_read",
     ),
     mutation(
         "catch-up-first",
