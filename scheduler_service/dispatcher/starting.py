@@ -78,6 +78,7 @@ class Starter:
         self._claims: Mapping[str, _Claim] = {}  # sent, and not answered or not handed over
         self._candidates: Sequence[Run] = ()  # read and not started yet, in the order of the poll
         self._newest: Sequence[Run] = ()  # those among them, or beside them, that came due last, the newest first
+        self._oldest_next = False  # they take turns, though one worker at a time becomes free
         self._just_due: list[str] = []  # the jobs that may have such runs, which were not read yet
         self._more = False  # others seem to wait behind them
 
@@ -165,12 +166,14 @@ class Starter:
         # Those that were passed by would be passed by again: the ledger is asked for what there is beside them.
         self._candidates = () if passed else [run for run in self._candidates if run.id not in seen]
         self._newest = [run for run in self._newest if run.id not in seen]
+        self._oldest_next ^= len(chosen) % 2 == 1
         return chosen, passed
 
     def _in_turn(self) -> Iterable[Run]:
-        """Return each candidate once: one that came due last, one that has waited longest, and so on."""
+        """Return each candidate once: in turn one that came due last and one that has waited longest."""
         known: set[int] = set()
-        for pair in itertools.zip_longest(self._newest, self._candidates):
+        lanes = (self._candidates, self._newest) if self._oldest_next else (self._newest, self._candidates)
+        for pair in itertools.zip_longest(*lanes):
             for run in pair:
                 if run is not None and run.id not in known:
                     known.add(run.id)

@@ -506,6 +506,18 @@ def test_what_has_just_come_due_does_not_wait_behind_all_that_waits(
     assert _begun(world) == ["new"] * 2 + ["old"] * 2  # nor does what waits longest
 
 
+def test_where_one_worker_at_a_time_becomes_free_the_newest_and_the_oldest_take_turns(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _wait_for_room(world, monkeypatch, size=1)
+    begun: list[str] = []
+    for _ in range(6):
+        world.finish()
+        world.step_all()
+        begun += _begun(world)
+    assert begun in (["new", "old"] * 3, ["old", "new"] * 3)
+
+
 def test_what_has_just_come_due_is_not_forgotten_when_what_waits_is_read_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,9 +62,17 @@ MUTATIONS = (
         "newest-before-all",
         "what has just come due takes all of the room, however long others have waited",
         _STARTER,
-        "        for pair in itertools.zip_longest(self._newest, self._candidates):\n",
+        "        for pair in itertools.zip_longest(*lanes):\n",
         "        for pair in (self._newest, self._candidates):\n",
         _DISPATCHER + "test_what_has_just_come_due_does_not_wait_behind_all_that_waits",
+    ),
+    mutation(
+        "newest-one-at-a-time",
+        "where one worker at a time becomes free, each is taken by what has just come due",
+        _STARTER,
+        "        self._oldest_next ^= len(chosen) % 2 == 1\n",
+        "",
+        _DISPATCHER + "test_where_one_worker_at_a_time_becomes_free_the_newest_and_the_oldest_take_turns",
     ),
     mutation(
         "newest-forgotten",
