@@ -119,5 +119,7 @@ class Agenda:
 
 
 def _deadline(due: Due, settled_until: datetime | None) -> datetime:
-    """Return until when a job should be settled; one that is not known is nobody's burden."""
-    return due.since if settled_until is None else due.since + min(due.since - settled_until, MOST_PATIENCE)
+    """Return until when a job should be settled; one that is not known can wait."""
+    if settled_until is None or settled_until > due.since:  # the database's clock was set back: nothing is due yet
+        return due.since + MOST_PATIENCE
+    return due.since + min(due.since - settled_until, MOST_PATIENCE)

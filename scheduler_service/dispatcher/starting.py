@@ -110,7 +110,6 @@ class Starter:
 
         What waits of the jobs `untried` may be stale, and is no candidate if it never began.
         """
-        self.came_due(run.job_id for run in reversed(self._newest))  # they still wait
         self.forget()
         isolated = self._without_a_process(specs)
         limit = CANDIDATES if self._workers.room else 0
@@ -120,24 +119,29 @@ class Starter:
             poll = self._ledger.poll(limit, [*isolated, *untried])
         self._candidates = _acceptable(poll.runs, specs, untried)
         if limit and not self._more:
-            self._just_due.clear()
+            self._just_due = []
         return poll
 
     def look_at_newest(self, specs: Specs, untried: AbstractSet[str]) -> None:
         """Read what waits of the jobs that have just come due, if others have been waiting and there is room."""
         if self._just_due and self._candidates and self._workers.room:
-            known, jobs = {run.id for run in self._newest}, sorted(set(self._just_due))
-            runs = self._ledger.poll(NEWEST, self._without_a_process(specs), jobs).runs
-            found = [run for run in _acceptable(runs, specs, untried) if run.kind is not Kind.CATCH_UP]
-            newest = [*(run for run in found if run.id not in known), *self._newest]
+            jobs = sorted(set(self._just_due))
+            runs = self._ledger.poll(CANDIDATES, self._without_a_process(specs), jobs).runs
+            first: dict[str, Run] = {}  # of each job: its runs keep their order
+            for run in _acceptable(runs, specs, untried):
+                if run.kind is not Kind.CATCH_UP:
+                    first.setdefault(run.job_id, run)
+            newest = [*first.values(), *(run for run in self._newest if run.job_id not in self._just_due)]
             self._newest = sorted(newest, key=lambda run: run.due_at, reverse=True)[:NEWEST]
-            self._just_due.clear()
+            self._just_due = []
 
     def _without_a_process(self, specs: Specs) -> list[str]:
         return [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
 
     def forget(self) -> None:
         """Know no candidates any more: to be done when jobs, leadership or the database have changed."""
+        still_waiting = (run.job_id for run in reversed(self._newest))
+        self._just_due = [*still_waiting, *self._just_due][-NEWEST:]
         self._candidates = self._newest = ()
         self._more = False
 
@@ -150,11 +154,12 @@ class Starter:
         chosen: dict[Run, int] = {}
         passed = False
         seen: set[int] = set()
+        oldest = {run.id for run in self._candidates}
         for run in self._in_turn():
             spec = specs[run.job_id]
             isolated = _isolated(spec)
             if isolated and processes == 0:
-                passed = True
+                passed = passed or run.id in oldest
             else:
                 weight = self._workers.weight(spec)
                 if weight > room:  # nor what comes behind it: in their order

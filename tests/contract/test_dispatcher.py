@@ -506,6 +506,30 @@ def test_what_has_just_come_due_does_not_wait_behind_all_that_waits(
     assert _begun(world) == ["new"] * 2 + ["old"] * 2  # nor does what waits longest
 
 
+def test_what_has_just_come_due_keeps_the_order_of_its_job(world: World) -> None:
+    old = [job(f"old{number}", every=10 * MINUTE, misfire_grace=HOUR) for number in range(8)]
+    queue = job("queue", every=timedelta(seconds=1), overlap=Overlap.QUEUE, max_running=3, misfire_grace=HOUR)
+    world.pool.size = 1
+    world.configure(*old, queue)
+    world.elect()
+    world.step_all()
+    for spec in old:
+        world.leave_waiting(spec.id, ago=5 * MINUTE)
+    world.clock.added += 1.0
+    world.step_all()
+    for seconds in range(4, 0, -1):
+        world.leave_waiting("queue", ago=timedelta(seconds=seconds))
+    world.dispatcher.due("queue", world.now())
+    world.step_all()
+    begun: list[datetime] = []
+    for _ in range(14):
+        world.finish()
+        world.step_all()
+        begun += [one.scheduled_at for one in world.pool.taken.values() if one.job_id == "queue"]
+    assert len(begun) >= 4
+    assert begun == sorted(begun)
+
+
 def test_where_one_worker_at_a_time_becomes_free_the_newest_and_the_oldest_take_turns(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

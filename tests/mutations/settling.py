@@ -420,8 +420,8 @@ MUTATIONS = (
         "seldom-as-soon-as-often",
         "where more comes due than can be settled, what comes due often is not settled first",
         "scheduler_service/dispatcher/agenda.py",
-        "else due.since + min(due.since - settled_until, MOST_PATIENCE)",
-        "else due.since",
+        "return due.since + min(due.since - settled_until, MOST_PATIENCE)",
+        "return due.since",
         _CONTRACT + "test_of_more_timers_than_can_be_settled_what_comes_due_often_comes_first",
     ),
 )

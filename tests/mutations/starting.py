@@ -67,6 +67,14 @@ MUTATIONS = (
         _DISPATCHER + "test_what_has_just_come_due_does_not_wait_behind_all_that_waits",
     ),
     mutation(
+        "newest-out-of-order",
+        "what has just come due passes by older runs of its own job",
+        _STARTER,
+        "                    first.setdefault(run.job_id, run)\n",
+        "                    first[run.job_id] = run\n",
+        _DISPATCHER + "test_what_has_just_come_due_keeps_the_order_of_its_job",
+    ),
+    mutation(
         "newest-one-at-a-time",
         "where one worker at a time becomes free, each is taken by what has just come due",
         _STARTER,
@@ -78,8 +86,8 @@ MUTATIONS = (
         "newest-forgotten",
         "what has just come due is forgotten when what waits is read again",
         _STARTER,
-        "        self.came_due(run.job_id for run in reversed(self._newest))  # they still wait\n",
-        "",
+        "[*still_waiting, *self._just_due][-NEWEST:]",
+        "self._just_due",
         _DISPATCHER + "test_what_has_just_come_due_is_not_forgotten_when_what_waits_is_read_again",
     ),
     mutation(
