@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -106,6 +106,13 @@ class Agenda:
         now = self._clock.monotonic()
         with self._changed:
             return any(one.retry_at <= now for one in self._all())
+
+    def ready_among(self, job_ids: Collection[str]) -> bool:
+        """Whether one of these jobs can be taken now."""
+        now = self._clock.monotonic()
+        with self._changed:
+            due = itertools.chain(self._others.items(), self._timers.items()) if job_ids else ()
+            return any(one.retry_at <= now and job_id in job_ids for job_id, one in due)
 
     def next_at(self) -> float | None:
         """Return when the first of the jobs is ready, on the boot clock, 0 for now; None if none is due."""

@@ -145,9 +145,10 @@ class Starter:
         self._candidates = self._newest = ()
         self._more = False
 
-    def with_room(self, specs: Specs) -> tuple[Mapping[Run, int], bool]:
+    def with_room(self, specs: Specs, *, newest_alone: bool) -> tuple[Mapping[Run, int], bool]:
         """Return those of the candidates that can be taken, with their weights; they are candidates no more.
 
+        Those alone that have just come due, if that is wished.
         And whether others may wait behind those that need a process.
         """
         room, processes = self._workers.room, self._workers.free_process_count
@@ -155,7 +156,7 @@ class Starter:
         passed = False
         seen: set[int] = set()
         oldest = {run.id for run in self._candidates}
-        for run in self._in_turn():
+        for run in self._newest if newest_alone else self._in_turn():
             spec = specs[run.job_id]
             isolated = _isolated(spec)
             if isolated and processes == 0:

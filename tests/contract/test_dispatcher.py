@@ -478,12 +478,15 @@ def _wait_for_room(world: World, monkeypatch: pytest.MonkeyPatch, size: int) -> 
     world.pool.size = size
     world.adopt(*old, *new, back=timedelta(0))
     world.step_all()
-    world.finish()
-    world.step_all()
+    while world.pool.taken:  # a tick may have come due meanwhile
+        world.finish()
+        world.step_all()
     for kind, ago in (("old", 15 * MINUTE), ("new", BRIEFLY)):
-        world.execute(delete(run_attempt))
-        since = world.now() - ago
         ids = [spec.id for spec in (*old, *new) if spec.id.startswith(kind)]
+        decided = select(run.c.id).where(run.c.job_id.in_(ids))  # of which none may be one of those to come
+        world.execute(delete(run_attempt).where(run_attempt.c.run_id.in_(decided)))
+        world.execute(delete(run).where(run.c.job_id.in_(ids)))
+        since = world.now() - ago
         world.execute(update(job_state).where(job_state.c.job_id.in_(ids)).values(settled_until=since))
         world.dispatcher._read_again(set(ids))
         world.clock.added += 0.1
@@ -552,6 +555,85 @@ def test_what_has_just_come_due_is_not_forgotten_when_what_waits_is_read_again(
         world.clock.added += 1.0
         world.step_all()
         assert _begun(world) == ["new", "old"]
+
+
+def _no_time_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no second pass by itself on the boot clock."""
+    now = world.clock.monotonic()
+    monkeypatch.setattr(world.clock, "monotonic", lambda: now + world.clock.added)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_new_leader_settles_before_it_starts_all_that_is_late(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = [job(f"l{number:03}") for number in range(110)]
+    world.adopt(*late, job("often", every=timedelta(seconds=1)), back=2 * HOUR)
+    _no_time_passes(world, monkeypatch)
+    world.pool.size = 10
+    started: list[str] = []
+
+    def step() -> int:
+        world.dispatcher.step()
+        begun = [attempt.job_id for attempt in world.pool.taken.values()]
+        started.extend(begun)
+        world.finish()
+        return len(begun)
+
+    assert [step(), step(), step()] == [10, 0, 0]
+    since = world.now() - BRIEFLY
+    world.execute(update(job_state).where(job_state.c.job_id == "often").values(settled_until=since))
+    world.dispatcher._read_again({"often"})
+    world.clock.added += 0.1
+    world.dispatcher.due("often", world.now())
+    assert step() == 1  # what has just come due does not wait for that
+    assert started[-1] == "often"
+    world.clock.added += 0.75
+    assert step() == 10  # nor does what is late for longer than this
+    while step() or world.dispatcher._agenda.ready:
+        pass
+    assert len(started) == 111
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_job_that_a_new_leader_cannot_settle_yet_delays_no_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [job(f"l{number:02}") for number in range(30)]
+    world.adopt(job("held"), *others, back=2 * HOUR)
+    world.leave_waiting("held", ago=MINUTE)
+    world.execute(update(run).values(state="running", attempt=1))
+    ((run_id,),) = world.execute(select(run.c.id))
+    attempt = {"run_id": run_id, "attempt": 1, "term": 1, "instance_id": OTHER, "state": "running"}
+    world.execute(insert(run_attempt).values(started_at=world.now() - MINUTE, **attempt))
+    _no_time_passes(world, monkeypatch)
+    world.pool.size = 0
+    for _ in range(3):
+        world.dispatcher.step()
+    assert "settling_held" in world.names()
+    assert world.dispatcher._states.untried
+    world.pool.size = 1
+    begun = 0
+    for _ in range(10):  # though there is always something to settle
+        world.dispatcher.due("l00", world.now() + MINUTE)
+        world.dispatcher.wake()
+        world.dispatcher.step()
+        begun += len(world.pool.taken)
+        world.finish()
+    assert begun == 10
+
+
+def test_when_what_was_read_is_used_up_and_others_wait_they_are_read_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.dispatcher.starting.CANDIDATES", 5)
+    _no_time_passes(world, monkeypatch)
+    world.pool.size = 3
+    world.adopt(*(job(f"j{number}") for number in range(9)), back=HOUR)
+    world.step_all()
+    assert len(world.pool.taken) == 3
+    world.pool.size = 20
+    world.dispatcher.wake()
+    world.step_all()
+    assert len(world.pool.taken) == 9
 
 
 @pytest.mark.usefixtures("small_batches")
