@@ -242,17 +242,20 @@ def _span(one: Settlement) -> dict[str, Any]:
 
 
 def _decision(one: Settlement, decision: Decision) -> dict[str, Any]:
-    return {
+    # What is left out is null: most have none of it, and there may be two thousand.
+    told: dict[str, Any] = {
         "job_id": one.state.job_id,
         "scheduled_at": decision.scheduled_at.isoformat(),
-        "until": _moment(decision.until),
         "due_at": decision.due_at.isoformat(),
         "kind": decision.kind,
         "state": decision.state,
         "reason": decision.reason,
-        "pausing": decision is one.decisions[0] and decision.reason is Reason.PAUSED,
-        "requested_by": asker(one, decision),
     }
+    if decision.until is not None:
+        told["until"] = decision.until.isoformat()
+    if decision.reason is Reason.PAUSED:
+        told |= {"pausing": decision is one.decisions[0], "requested_by": asker(one, decision)}
+    return told
 
 
 def _moment(moment: datetime | None) -> str | None:

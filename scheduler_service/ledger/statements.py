@@ -88,7 +88,7 @@ decided as (
                       requested_by)
   select :lock_id, d.job_id, d.scheduled_at, d.until, d.due_at, d.kind, d.state, d.reason, clock_timestamp(), :me,
          d.requested_by
-    from d where not (d.pausing and exists (select 1 from extended e where e.job_id = d.job_id))
+    from d where d.pausing is not true or not exists (select 1 from extended e where e.job_id = d.job_id)
   on conflict (lock_id, job_id, scheduled_at) where kind in ('scheduled', 'catch_up', 'range') do nothing
   returning id),
 withdrawn as (
