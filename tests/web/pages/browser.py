@@ -112,7 +112,7 @@ class Browser:
             if message["method"] == "Network.requestWillBeSent":
                 self._requested.append(message["params"]["request"]["url"])
         # Before the first page is opened the window shows one that comes with the browser.
-        return [url for url in self._requested if not url.startswith(("chrome:", "data:"))]
+        return [url for url in self._requested if not url.startswith(("chrome:", "chrome-untrusted:", "data:"))]
 
     def complaints(self) -> list[str]:
         """Return what was written to the console as a warning or an error."""
