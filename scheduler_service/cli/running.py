@@ -21,9 +21,9 @@ from scheduler_service.web import PortUnavailableError, Server, view_of
 
 SWITCH_SECONDS = 0.001  # how long a page that is drawn may keep the interpreter from who starts a run
 
-# What thousands of jobs consist of stays.  To look through all of it for garbage so many times less often spares a
-# leader with 10,000 a second of processor time in its first ten; what is young is looked through as ever.
-SELDOM = 10
+# What thousands of jobs consist of stays.  To look through all of it for garbage ten times less often than by default
+# spares a leader with 10,000 a second of processor time in its first ten; what is young is looked through as ever.
+OLD_THRESHOLD = 100
 
 
 @click.command("run")
@@ -48,8 +48,7 @@ def run_command(ctx: click.Context, config_path: Path | None, port: int | None) 
 
 def _logged(config: Config, port: int | None) -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
-    young, middle, old = gc.get_threshold()
-    gc.set_threshold(young, middle, SELDOM * old)
+    gc.set_threshold(*gc.get_threshold()[:2], OLD_THRESHOLD)
     events, rush = Events(), Rush()
     log = logs.configure(config.logging.level, config.logging.format, events, secrets=_secrets(config), rush=rush)
     try:

@@ -39,7 +39,6 @@ JOB_ROWS = 1000  # of which one job may have so many; the rest of its ticks is s
 POLL_SECONDS = 0.98  # how often the ledger is asked what waits to be started,
 POLL_REST = 4  # and so many times as long as that took it is not asked while something is known to wait
 SETTLE_ALL_SECONDS = 60.0  # how often all jobs are settled, which finds what a timer missed
-OLDEST_SECONDS = 0.75  # how often a new leader starts what waits longest, as long as it has jobs to settle
 HELD_SECONDS = 0.25  # how soon a job that may not be settled yet is looked at again
 CHANGED_SECONDS = 0.01  # how soon a job is computed anew that was changed from elsewhere
 RETRY_SECONDS = 0.5  # after the database did not answer
@@ -91,7 +90,7 @@ class Dispatcher:
         self._adopter = Adopter(ledger, self._states, events, clock, {spec.id: spec for spec in specs})
         self._taken_over = 0  # the last term of which it was told
         self._share = 1  # a batch is this many times smaller than it may be, after one that failed
-        self._poll_at = self._oldest_at = self._settled_all_at = 0.0
+        self._poll_at = self._settled_all_at = 0.0
         self._rehearsed_at = -REHEARSE_SECONDS
         self._outage = Outage(events, "dispatcher", clock)
 
@@ -365,10 +364,8 @@ class Dispatcher:
                 # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
                 self._adopter.is_behind = True
         self._starter.look_at_newest(self._specs, self._states.untried)
-        settling_first = self._clock.monotonic() < self._oldest_at and self._agenda.ready_among(self._states.untried)
-        if not settling_first:
-            self._oldest_at = self._clock.monotonic() + OLDEST_SECONDS
-        runs, more = self._starter.with_room(self._specs, newest_alone=settling_first)
+        settling = self._agenda.ready_among(self._states.untried)
+        runs, more = self._starter.with_room(self._specs, settling=settling)
         if more or not (fresh or self._starter.has_candidates):  # what was read is used up, and there may be others
             self._rest.signal()
         if not runs or self._in_doubt():

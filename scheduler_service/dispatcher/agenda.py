@@ -111,8 +111,8 @@ class Agenda:
         """Whether one of these jobs can be taken now."""
         now = self._clock.monotonic()
         with self._changed:
-            due = itertools.chain(self._others.items(), self._timers.items()) if job_ids else ()
-            return any(one.retry_at <= now and job_id in job_ids for job_id, one in due)
+            due = itertools.chain(self._others.items(), self._timers.items())
+            return bool(job_ids) and any(job_id in job_ids and one.retry_at <= now for job_id, one in due)
 
     def next_at(self) -> float | None:
         """Return when the first of the jobs is ready, on the boot clock, 0 for now; None if none is due."""

@@ -26,6 +26,7 @@ from scheduler_service.ledger import Ledger, Poll
 from scheduler_service.model import Attempt, Isolation, JobSpec, Kind, Lease, Run
 
 CANDIDATES = 1000  # read at once
+OLDEST_SECONDS = 0.75  # how often a new leader starts what waits longest, as long as it has jobs to settle
 NEWEST = 200  # so many of the jobs that have just come due are looked at beside them
 
 Specs = Mapping[str, JobSpec]
@@ -79,6 +80,7 @@ class Starter:
         self._candidates: Sequence[Run] = ()  # read and not started yet, in the order of the poll
         self._newest: Sequence[Run] = ()  # those among them, or beside them, that came due last, the newest first
         self._oldest_next = False  # they take turns, though one worker at a time becomes free
+        self._oldest_at = 0.0  # when what has waited longest is started again while jobs are to be settled first
         self._just_due: list[str] = []  # the jobs that may have such runs, which were not read yet
         self._more = False  # others seem to wait behind them
 
@@ -145,12 +147,16 @@ class Starter:
         self._candidates = self._newest = ()
         self._more = False
 
-    def with_room(self, specs: Specs, *, newest_alone: bool) -> tuple[Mapping[Run, int], bool]:
+    def with_room(self, specs: Specs, *, settling: bool) -> tuple[Mapping[Run, int], bool]:
         """Return those of the candidates that can be taken, with their weights; they are candidates no more.
 
-        Those alone that have just come due, if that is wished.
+        While a new leader is `settling`, mostly those alone that have just come due.
         And whether others may wait behind those that need a process.
         """
+        now = self._clock.monotonic()
+        newest_alone = settling and now < self._oldest_at
+        if not newest_alone:
+            self._oldest_at = now + OLDEST_SECONDS
         room, processes = self._workers.room, self._workers.free_process_count
         chosen: dict[Run, int] = {}
         passed = False

@@ -469,10 +469,25 @@ def test_of_more_timers_than_can_be_settled_what_comes_due_often_comes_first(wor
     assert "often" in moved
 
 
+def _no_time_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no second pass by itself on the boot clock."""
+    now = world.clock.monotonic()
+    monkeypatch.setattr(world.clock, "monotonic", lambda: now + world.clock.added)
+
+
+def _come_due(world: World, ids: Sequence[str], ago: timedelta) -> None:
+    """Let these jobs' ticks of the time since `ago` be due now."""
+    since = world.now() - ago
+    world.execute(update(job_state).where(job_state.c.job_id.in_(ids)).values(settled_until=since))
+    world.dispatcher._read_again(set(ids))
+    world.clock.added += 0.1
+    for one in ids:
+        world.dispatcher.due(one, world.now())
+
+
 def _wait_for_room(world: World, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Let ten jobs' runs wait, six of another kind come due, and `size` workers become free."""
-    now = world.clock.monotonic() + 1.0
-    monkeypatch.setattr(world.clock, "monotonic", lambda: now + world.clock.added)  # no second passes by itself
+    _no_time_passes(world, monkeypatch)
     old = [job(f"old{number}", every=10 * MINUTE, misfire_grace=HOUR) for number in range(10)]
     new = [job(f"new{number}", every=timedelta(seconds=1), misfire_grace=HOUR) for number in range(6)]
     world.pool.size = size
@@ -486,12 +501,7 @@ def _wait_for_room(world: World, monkeypatch: pytest.MonkeyPatch, size: int) -> 
         decided = select(run.c.id).where(run.c.job_id.in_(ids))  # of which none may be one of those to come
         world.execute(delete(run_attempt).where(run_attempt.c.run_id.in_(decided)))
         world.execute(delete(run).where(run.c.job_id.in_(ids)))
-        since = world.now() - ago
-        world.execute(update(job_state).where(job_state.c.job_id.in_(ids)).values(settled_until=since))
-        world.dispatcher._read_again(set(ids))
-        world.clock.added += 0.1
-        for one in ids:
-            world.dispatcher.due(one, world.now())
+        _come_due(world, ids, ago)
         world.dispatcher.step()
 
 
@@ -557,12 +567,6 @@ def test_what_has_just_come_due_is_not_forgotten_when_what_waits_is_read_again(
         assert _begun(world) == ["new", "old"]
 
 
-def _no_time_passes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no second pass by itself on the boot clock."""
-    now = world.clock.monotonic()
-    monkeypatch.setattr(world.clock, "monotonic", lambda: now + world.clock.added)
-
-
 @pytest.mark.usefixtures("small_batches")
 def test_a_new_leader_settles_before_it_starts_all_that_is_late(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     late = [job(f"l{number:03}") for number in range(110)]
@@ -579,11 +583,7 @@ def test_a_new_leader_settles_before_it_starts_all_that_is_late(world: World, mo
         return len(begun)
 
     assert [step(), step(), step()] == [10, 0, 0]
-    since = world.now() - BRIEFLY
-    world.execute(update(job_state).where(job_state.c.job_id == "often").values(settled_until=since))
-    world.dispatcher._read_again({"often"})
-    world.clock.added += 0.1
-    world.dispatcher.due("often", world.now())
+    _come_due(world, ["often"], BRIEFLY)
     assert step() == 1  # what has just come due does not wait for that
     assert started[-1] == "often"
     world.clock.added += 0.75

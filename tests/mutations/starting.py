@@ -93,8 +93,8 @@ MUTATIONS = (
     mutation(
         "late-before-settled",
         "a new leader starts all that is late as fast as it can, before all jobs are settled",
-        "scheduler_service/dispatcher/__init__.py",
-        "self._clock.monotonic() + OLDEST_SECONDS",
+        _STARTER,
+        "now + OLDEST_SECONDS",
         "0.0",
         _DISPATCHER + "test_a_new_leader_settles_before_it_starts_all_that_is_late",
     ),
