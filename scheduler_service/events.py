@@ -12,13 +12,14 @@ metrics are subscribers; no module formats a log line of its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scheduler_service.clock import Clock
 
 ERROR, WARNING, INFO, DEBUG = logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG
+MOST_NAMES = 20  # in one field
 
 # name: (level, fields in the order in which a person reads them); a trailing ? may be left out
 CATALOGUE: Mapping[str, tuple[int, str]] = {
@@ -151,6 +152,13 @@ class Events:
         event = Event(name, level, {**self._bound, **fields})
         for subscriber in tuple(self._subscribers):
             subscriber(event)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as one field, for a person: not more of them than can be read."""
+    names = sorted(names)
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 class Outage:

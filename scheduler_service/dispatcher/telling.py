@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scheduler_service.events import Events
+from scheduler_service.events import Events, listed
 from scheduler_service.ledger import Adoption, JobState, Settlement
 from scheduler_service.model import Lease, Reason, State
 
@@ -14,7 +14,7 @@ def tell_adoption(
 ) -> None:
     """Tell which jobs differ from what the ledger held; nothing if none does."""
     told = {"new": adoption.added, "enabled": adoption.returned, "edited": edited, "disabled": disabled}
-    if named := {name: ", ".join(sorted(jobs)) for name, jobs in told.items() if jobs}:
+    if named := {name: listed(jobs) for name, jobs in told.items() if jobs}:
         events.emit("jobs_adopted", term=lease.term, **named)
     if adoption.cancelled_count:
         reason = "their jobs are not configured any more"

@@ -39,13 +39,13 @@ from scheduler_service.config import (
     restart_needed,
 )
 from scheduler_service.config.settings import SECTIONS
-from scheduler_service.events import Events
+from scheduler_service.events import Events, listed
 from scheduler_service.mailbox import Mailbox
 from scheduler_service.model import Isolation, JobSpec
 from scheduler_service.reloading.files import Contents, contents, look, stands_still
-from scheduler_service.reloading.modules import Modules, listed, module_of
+from scheduler_service.reloading.modules import Modules, module_of
 
-__all__ = ["Reloaded", "Reloader", "listed"]
+__all__ = ["Reloaded", "Reloader"]
 
 LOOK_SECONDS = 2.0
 SETTLE_SECONDS = 0.5  # from the first look at an edit to the second

@@ -13,11 +13,9 @@ from pathlib import Path
 from types import ModuleType
 
 from scheduler_service.callables import PACKAGE
-from scheduler_service.events import Events
+from scheduler_service.events import Events, listed
 from scheduler_service.model import Isolation, JobSpec
 from scheduler_service.reloading.files import look
-
-MOST_NAMES = 20
 
 CHANGED = "its file has changed since it was loaded"
 GONE = "its file is gone"
@@ -88,10 +86,3 @@ class Modules:
 def module_of(spec: JobSpec) -> str | None:
     """Return what a job's module is called if it is in the jobs folder; None for a command."""
     return None if spec.run is None else f"{PACKAGE}.{spec.run.partition(':')[0]}"
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names for a person, not more than can be read."""
-    names = sorted(names)
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more

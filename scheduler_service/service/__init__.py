@@ -27,15 +27,16 @@ from scheduler_service import __version__, tables
 from scheduler_service.config import Config
 from scheduler_service.database import StoreRefused, StoreUnavailable
 from scheduler_service.elector import Elected, Lost
-from scheduler_service.events import Event
+from scheduler_service.events import Event, listed
 from scheduler_service.model import Lease
-from scheduler_service.reloading import Reloaded, listed
+from scheduler_service.reloading import Reloaded
 from scheduler_service.runner import needs_process
 from scheduler_service.service.health import Health, Stuck
 from scheduler_service.service.parts import Drifted, Parts, Phase, TakenOver, assemble, tell_crash
 
 __all__ = ["Health", "Parts", "Phase", "Service", "Stuck", "WebServer", "assemble"]
 
+MOST_LOOKED_AT = 100  # jobs, for the one that comes due next to be told at the start
 LOOK_SECONDS = 1.0  # how often the conductor looks after its threads
 STOP_SECONDS = 3.0  # for parts that are told to stop, and for their last words to the database
 HURRY_SECONDS = 3.0  # from the second signal to the end, come what may
@@ -161,10 +162,10 @@ class Service:
         self._thread("watch", self._parts.watch.run)
         self._parts.workers.on_free = self._parts.dispatcher.wake
         self._parts.elector.start()
+        # Whoever is elected now leads when this is said: among thousands of jobs the next would be found in seconds.
+        few = self._config.jobs if len(self._config.jobs) <= MOST_LOOKED_AT else ()
         upcoming = [
-            (moment, spec.id)
-            for spec in self._config.jobs
-            if spec.enabled and (moment := spec.schedule.after(now)) is not None
+            (moment, spec.id) for spec in few if spec.enabled and (moment := spec.schedule.after(now)) is not None
         ]
         first = {"next_job": min(upcoming)[1], "next_at": min(upcoming)[0]} if upcoming else {}
         self._events.emit(

@@ -104,6 +104,19 @@ def test_two_replicas_in_one_folder_share_the_work_and_hand_it_over(
     assert (answer["decision"], answer["decided_by"]) == ("succeeded", elected["instance"])
 
 
+def test_no_tick_is_looked_for_among_many_jobs_before_a_term_can_begin(
+    tmp_path: Path, start: Callable[[], Replica]
+) -> None:
+    path = tmp_path / "config.yaml"
+    many = "".join(f"  job-{number}: {{command: 'true', every: 1d}}\n" for number in range(100))
+    path.write_text(path.read_text() + many)
+
+    started = start().wait_for("service_started")
+
+    assert started["jobs"] == 101
+    assert "next_job" not in started
+
+
 def test_the_first_lines_say_what_was_started(start: Callable[[], Replica]) -> None:
     started = start().wait_for("service_started")
 

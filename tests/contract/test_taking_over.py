@@ -74,6 +74,12 @@ def test_a_job_that_was_away_for_long_is_not_settled_before_it_is_adopted(world:
     assert told[-1]["enabled"] == "b"
 
 
+def test_of_many_new_jobs_no_more_are_named_than_can_be_read(world: World) -> None:
+    world.adopt(*(job(f"job-{number:02}") for number in range(25)), back=HOUR)
+    (told,) = (event.fields["new"] for event in world.told if event.name == "jobs_adopted")
+    assert told == ", ".join(f"job-{number:02}" for number in range(20)) + " and 5 more"
+
+
 # --- what may be stale
 
 

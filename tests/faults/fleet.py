@@ -127,7 +127,7 @@ class Fleet:
         jobs: Mapping[str, Any],
         *,
         election: Mapping[str, str] = FAST_ELECTION,
-        **sections: Mapping[str, Any],
+        **sections: Any,
     ) -> None:
         self.folder = folder
         self.replicas: list[Replica] = []
