@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,8 +10,6 @@ from tests.faults.fleet import Fleet
 from tests.servers import SharedServer
 from tests.web.pages.browser import Browser, chromium
 from tests.web.pages.cluster import cluster
-
-OpenBrowser = Callable[..., Browser]
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +21,15 @@ def fleet(postgres_server: SharedServer, tmp_path_factory: pytest.TempPathFactor
         yield fleet
 
 
-@pytest.fixture
-def open_browser(tmp_path: Path) -> Iterator[OpenBrowser]:
-    """Open a browser that is closed with the test."""
-    with ExitStack() as stack:
-
-        def opened(**options: Any) -> Browser:
-            return stack.enter_context(chromium(tmp_path / "profile", **options))
-
-        yield opened
+@pytest.fixture(scope="session")
+def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
 
 
 @pytest.fixture
-def browser(open_browser: OpenBrowser) -> Browser:
+def browser(shared_browser: Browser) -> Iterator[Browser]:
     """A browser as people have it."""
-    return open_browser()
+    shared_browser.renew()
+    yield shared_browser
+    shared_browser.open("about:blank")  # a page that is left open goes on asking

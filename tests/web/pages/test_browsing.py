@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from tests.faults.fleet import Fleet
-from tests.web.pages.browser import Browser, Key
+from tests.web.pages.browser import Browser, Key, chromium
 from tests.web.pages.cluster import SCRIPT, TOKEN, page_of
-from tests.web.pages.conftest import OpenBrowser
 
 pytestmark = pytest.mark.browser
 
@@ -240,15 +242,20 @@ return [...new Set(bad)];
 """
 
 
-def test_without_javascript_a_page_is_complete_and_reloads_itself(base: str, open_browser: OpenBrowser) -> None:
-    browser = open_browser(javascript=False)
-    browser.open(f"{base}/?q=nightly")
-    assert browser.find("#leader").text
-    assert "nightly-report" in browser.find("ul.jobs").text
-    assert browser.find("[data-part=replicas] .role.leads").text == "leader"
+@pytest.fixture
+def plain_browser(tmp_path: Path) -> Iterator[Browser]:
+    with chromium(tmp_path, javascript=False) as browser:
+        yield browser
+
+
+def test_without_javascript_a_page_is_complete_and_reloads_itself(base: str, plain_browser: Browser) -> None:
+    plain_browser.open(f"{base}/?q=nightly")
+    assert plain_browser.find("#leader").text
+    assert "nightly-report" in plain_browser.find("ul.jobs").text
+    assert plain_browser.find("[data-part=replicas] .role.leads").text == "leader"
     # WebDriver's text leaves noscript out.
-    assert "reloads every 10 s" in browser.find("#live").get_property("innerText")
-    assert '<meta http-equiv="refresh" content="10">' in browser.driver.page_source
-    browser.find("ul.jobs a").click()
-    assert "scheduler-service trigger nightly-report" in browser.find("[data-part=act]").get_property("innerText")
-    assert not [one for one in browser.all("form.action button") if one.is_displayed()]
+    assert "reloads every 10 s" in plain_browser.find("#live").get_property("innerText")
+    assert '<meta http-equiv="refresh" content="10">' in plain_browser.driver.page_source
+    plain_browser.find("ul.jobs a").click()
+    assert "scheduler-service trigger nightly-report" in plain_browser.find("[data-part=act]").get_property("innerText")
+    assert not [one for one in plain_browser.all("form.action button") if one.is_displayed()]
