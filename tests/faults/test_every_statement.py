@@ -148,7 +148,7 @@ def empty_databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
 
 @each_moment
 def test_each_statement_that_makes_the_tables_fails(empty_databases: Iterator[str], moment: Moment) -> None:
-    _make_tables_while_each_breaks(empty_databases, moment, step=61)
+    _make_tables_while_each_breaks(empty_databases, moment, step=17)
 
 
 @pytest.mark.long
