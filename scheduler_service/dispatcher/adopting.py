@@ -1,6 +1,6 @@
 """Which jobs there are: what is configured, and what the ledger was told of it.
 
-    configured --take_up--> `specs`, the ledger is behind --recall: what is as it was--> its states are known
+    configured --take_up--> `specs`, the ledger is behind --recall: what was settled last--> some are known
                                                            `--adopt: all of it--> the ledger agrees
 
 For the dispatcher's thread.  What asks the ledger raises StoreUnavailable as it does.
@@ -17,6 +17,7 @@ from scheduler_service.events import Events
 from scheduler_service.ledger import ABSENT_AFTER, Ledger
 from scheduler_service.model import JobSpec, Lease
 
+RECALLED_JOBS = 400  # known before all are adopted: more than can be settled at once, for some may be edited
 SOON_SECONDS = 30.0  # after a change; and otherwise
 ADOPT_SECONDS = ABSENT_AFTER.total_seconds() / 2  # how often the ledger is told which jobs there are, at least
 
@@ -52,8 +53,8 @@ class Adopter:
         self.is_behind = True
 
     def recall(self) -> None:
-        """Know what is as it was, after an election: however many jobs there are, an adoption of all can wait."""
-        self._states.recall(self.specs)
+        """Know the first that are to be settled, after an election: an adoption of all can wait."""
+        self._states.recall(self.specs, RECALLED_JOBS)
         self.is_behind = True
 
     def adopt(self, lease: Lease) -> list[str] | None:

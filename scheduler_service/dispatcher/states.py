@@ -28,6 +28,7 @@ class JobStates(Mapping[str, JobState]):
         self._ledger = ledger
         self._events = events
         self._states: dict[str, JobState] = {}
+        self._before: Mapping[str, JobState] = {}  # those of earlier terms: what is as it was then is no news
         self._fresh: set[str] = set()  # jobs not wholly settled yet in this term
         self._untried: set[str] = set()  # jobs of which nothing was settled yet in this term
         self._partial: set[str] = set()  # jobs of which only some ticks are being settled
@@ -41,18 +42,25 @@ class JobStates(Mapping[str, JobState]):
     def __len__(self) -> int:
         return len(self._states)
 
-    def recall(self, specs: Mapping[str, JobSpec]) -> None:
-        """Know the jobs that are as the ledger has them, and no others, after an election: nothing is settled yet."""
-        standing = (one for one in self._ledger.recall() if one.job_id in specs)
+    def recall(self, specs: Mapping[str, JobSpec], most: int) -> None:
+        """Know some of the jobs that are as the ledger has them, after an election: nothing is settled yet."""
+        standing = (one for one in self._ledger.recall(most) if one.job_id in specs)
+        before = {**self._before, **self._states}
         self.replace(one for one in standing if _as_noted(specs[one.job_id], one))
+        self._before = before
         self._fresh, self._untried = set(self._states), set(specs)
 
     def replace(self, states: Iterable[JobState]) -> list[str]:
-        """Know these jobs and no others; return those that were not known: nothing of them is settled yet."""
+        """Know these jobs and no others; return those that were not known, settled last first.
+
+        Nothing of them is settled yet.
+        """
         former, self._states = self._states, {}
         for state in states:
-            self._know(state, former.get(state.job_id))
+            self._know(state, former.get(state.job_id, self._before.get(state.job_id)))
+        self._before = {}
         new = [job_id for job_id in self._states if job_id not in former]
+        new.sort(key=lambda job_id: self._states[job_id].settled_until, reverse=True)
         self._fresh.update(new)
         self._untried = (self._untried & self._states.keys()).union(new)
         return new

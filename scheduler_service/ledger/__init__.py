@@ -202,8 +202,8 @@ class Ledger(Protocol):
     def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
         """Add new jobs, make returned ones accountable from now, cancel waiting runs of jobs that are gone."""
 
-    def recall(self) -> tuple[JobState, ...]:
-        """Read the states of the jobs that an adoption would leave as they are, those settled last first.
+    def recall(self, limit: int) -> tuple[JobState, ...]:
+        """Read the states of at most `limit` jobs that an adoption would leave as they are, those settled last first.
 
         They are enabled, and were not out of the configuration for longer than ABSENT_AFTER.
         """

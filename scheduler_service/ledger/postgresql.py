@@ -49,7 +49,7 @@ class PostgresLedger(LedgerReads):
     def rehearse(self) -> None:
         """Send each statement of a new leader once; the fence refuses them all."""
         nobody = Lease(self._lock_id, leader_id="", term=0, acquired_at=EPOCH, trusted_until=0.0)
-        self.recall()
+        self.recall(0)
         self.adopt(nobody, ())
         self._all_states(set())
         self.survey(())

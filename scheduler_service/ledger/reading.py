@@ -70,8 +70,8 @@ class LedgerReads:
         self._now = DATABASE_TIME[database.dialect]
         self._texts: dict[str, TextClause] = {}
 
-    def recall(self) -> tuple[JobState, ...]:
-        """Read the states of the jobs that an adoption would leave as they are, those settled last first."""
+    def recall(self, limit: int) -> tuple[JobState, ...]:
+        """Read the states of jobs that an adoption would leave as they are, those settled last first."""
         # Adoptions say whom they call absent: who was neither noted nor settled for so long before the newest note.
         rows = self._rows(
             f"""select {STATE_COLUMNS}
@@ -79,7 +79,8 @@ class LedgerReads:
                   join (select max(present_at) as present_at from {{p}}job_state where lock_id = :lock_id) newest
                     on s.present_at >= {self._ago(ABSENT_SECONDS, "newest.present_at")}
                        or s.settled_until >= {self._ago(ABSENT_SECONDS, "newest.present_at")}
-                 where s.lock_id = :lock_id and s.enabled order by s.settled_until desc, s.job_id"""
+                 where s.lock_id = :lock_id and s.enabled order by s.settled_until desc, s.job_id limit :most""",
+            most=limit,
         )
         return tuple(self.job_state(row) for row in rows)
 

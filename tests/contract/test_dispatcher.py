@@ -653,7 +653,7 @@ def test_what_a_new_leader_settles_on_time_starts_when_all_is_settled(
     world.dispatcher.wake()
     now = world.clock.monotonic() + 1.0
     monkeypatch.setattr(world.clock, "monotonic", lambda: now)  # no second passes
-    while world.dispatcher._agenda.ready:
+    while world.dispatcher._is_woken():
         world.dispatcher.step()
     assert "waiting" not in {row.state for row in world.execute(select(run.c.state).where(run.c.job_id.like("t%")))}
 

@@ -330,7 +330,7 @@ class Replicas(Modelled):
         one = self._leader(number)
 
         def commit(count: Any) -> None:
-            self.may_vanish = bool(count)
+            self.may_vanish |= bool(count)  # another that was parked may have committed just before
 
         self._write(way, one, lambda ledger: ledger.prune(one.lease, timedelta(days=1000), KEEP_RUNS, 100), commit)
 

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, update
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.model import CatchUp, Overlap
-from scheduler_service.tables import job_state
+from scheduler_service.tables import job_state, run
 from tests.contract.dispatcher_world import HOUR, MINUTE, World, job
 from tests.waiting import wait_until
 
@@ -58,6 +58,47 @@ def test_what_is_not_as_it_was_waits_for_the_adoption(world: World, changed: dic
     world.step_all()
     assert world.runs()[0] == (("missed", "window") if "enabled" not in changed else ("cancelled", None))
     assert world.pool.taken == {}
+
+
+def test_what_was_settled_last_is_settled_before_the_other_jobs_are_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.dispatcher.adopting.RECALLED_JOBS", 1)
+    world.adopt(job("a"), job("b", every=MINUTE), job("c"), back=HOUR)
+    lately = world.now() - 5 * MINUTE
+    world.execute(update(job_state).where(job_state.c.job_id == "b").values(settled_until=lately))
+    for each in "ac":
+        world.dispatcher.due(each, world.now())
+    world.told.clear()
+    world.dispatcher.step()
+    assert set(world.dispatcher._states) == {"b"}
+    assert {attempt.job_id for attempt in world.pool.taken.values()} == {"b"}
+    world.step_all()
+    assert {attempt.job_id for attempt in world.pool.taken.values()} == {"a", "b", "c"}
+    assert "jobs_adopted" not in world.names(), "they are none that are new"
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_nor_do_those_that_are_read_with_the_others_wait_for_them(world: World) -> None:
+    world.adopt(*(job(f"j{number:03}", overlap=Overlap.ALLOW) for number in range(120)), back=3 * HOUR)
+    often = [f"j{number:03}" for number in range(70, 110)]  # two batches
+    world.execute(update(job_state).where(job_state.c.job_id.in_(often)).values(settled_until=world.now() - 2 * HOUR))
+    world.step_all()
+    # `id` rises with each batch.
+    first = {row.job_id for row in world.execute(select(run.c.job_id).order_by(run.c.id).limit(len(often) * 2))}
+    assert first == set(often)
+
+
+def test_a_pause_that_was_told_of_is_no_news_in_the_next_term(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler_service.dispatcher.adopting.RECALLED_JOBS", 1)
+    world.adopt(job("a"), job("b"), job("c"), back=HOUR)
+    world.step_all()
+    world.execute(update(job_state).where(job_state.c.job_id != "a").values(paused_at=world.now(), paused_by="ann"))
+    for term in (3, 4, 5):
+        world.elect(term)
+        world.step_all()
+    told = [event.fields["job"] for event in world.told if event.name == "job_paused"]
+    assert sorted(told) == ["b", "c"]
 
 
 def test_a_job_that_was_away_for_long_is_not_settled_before_it_is_adopted(world: World) -> None:
