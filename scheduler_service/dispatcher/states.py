@@ -28,7 +28,7 @@ class JobStates(Mapping[str, JobState]):
         self._ledger = ledger
         self._events = events
         self._states: dict[str, JobState] = {}
-        self._before: Mapping[str, JobState] = {}  # those of earlier terms: what is as it was then is no news
+        self._pauses: dict[str, tuple[datetime, datetime | None]] = {}  # those that were told of, in whatever term
         self._fresh: set[str] = set()  # jobs not wholly settled yet in this term
         self._untried: set[str] = set()  # jobs of which nothing was settled yet in this term
         self._partial: set[str] = set()  # jobs of which only some ticks are being settled
@@ -45,9 +45,7 @@ class JobStates(Mapping[str, JobState]):
     def recall(self, specs: Mapping[str, JobSpec], most: int) -> None:
         """Know some of the jobs that are as the ledger has them, after an election: nothing is settled yet."""
         standing = (one for one in self._ledger.recall(most) if one.job_id in specs)
-        before = {**self._before, **self._states}
         self.replace(one for one in standing if _as_noted(specs[one.job_id], one))
-        self._before = before
         self._fresh, self._untried = set(self._states), set(specs)
 
     def replace(self, states: Iterable[JobState]) -> list[str]:
@@ -57,8 +55,7 @@ class JobStates(Mapping[str, JobState]):
         """
         former, self._states = self._states, {}
         for state in states:
-            self._know(state, former.get(state.job_id, self._before.get(state.job_id)))
-        self._before = {}
+            self._know(state)
         new = [job_id for job_id in self._states if job_id not in former]
         new.sort(key=lambda job_id: self._states[job_id].settled_until, reverse=True)
         self._fresh.update(new)
@@ -70,7 +67,7 @@ class JobStates(Mapping[str, JobState]):
         wanted = sorted(job_ids)
         found = self._ledger.job_states(wanted)
         for state in found:
-            self._know(state, self._states.get(state.job_id))
+            self._know(state)
         return len(found) == len(wanted)
 
     def pauses_over(self, poll: Poll) -> list[str]:
@@ -80,7 +77,7 @@ class JobStates(Mapping[str, JobState]):
         if over or new:
             for state in self._ledger.job_states(sorted({*over, *new})):
                 if state.settled_until >= self._states[state.job_id].settled_until:
-                    self._know(state, self._states[state.job_id])
+                    self._know(state)
         # Not those whose end is yet to come: settling ends nothing then, and would be asked for by every poll.
         return over
 
@@ -123,9 +120,13 @@ class JobStates(Mapping[str, JobState]):
             del self._states[job_id]
         return True
 
-    def _know(self, state: JobState, former: JobState | None) -> None:
+    def _know(self, state: JobState) -> None:
         self._states[state.job_id] = state
-        tell_pause(self._events, state, former)
+        if state.paused_at is None:
+            self._pauses.pop(state.job_id, None)
+        elif self._pauses.get(state.job_id) != (pause := (state.paused_at, state.paused_until)):
+            self._pauses[state.job_id] = pause
+            tell_pause(self._events, state)
 
     def _past(self, spec: JobSpec, state: JobState) -> Schedule:
         """Return the schedule under which the job is settled."""

@@ -21,12 +21,10 @@ def tell_adoption(
         events.emit("runs_cancelled", job="", count=adoption.cancelled_count, reason=reason)
 
 
-def tell_pause(events: Events, state: JobState, former: JobState | None) -> None:
-    """Tell that a job is paused, if that is news."""
-    known = (former.paused_at, former.paused_until) if former is not None else (None, None)
-    if state.paused_at is not None and known != (state.paused_at, state.paused_until):
-        told = {"until": state.paused_until, "by": state.paused_by, "reason": state.pause_reason}
-        events.emit("job_paused", job=state.job_id, **{key: value for key, value in told.items() if value})
+def tell_pause(events: Events, state: JobState) -> None:
+    """Tell that a job is paused."""
+    told = {"until": state.paused_until, "by": state.paused_by, "reason": state.pause_reason}
+    events.emit("job_paused", job=state.job_id, **{key: value for key, value in told.items() if value})
 
 
 def tell_settlement(events: Events, settlement: Settlement) -> None:
