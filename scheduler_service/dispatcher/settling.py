@@ -96,12 +96,13 @@ def _decide(
     if pause_from > since:
         decisions = decide(spec, past, since, pause_from, now, waiting=waiting, open_count=open_count)
         open_count += sum(decision.state is State.WAITING for decision in decisions)
+        waiting = ()
     resumed_at = state.paused_until
     if resumed_at is None or resumed_at > until:
         return decisions + paused(spec, past, pause_from, until), False
     pause_to = max(pause_from, resumed_at)
     decisions += paused(spec, past, pause_from, pause_to)
-    return decisions + decide(spec, past, pause_to, until, now, open_count=open_count), True
+    return decisions + decide(spec, past, pause_to, until, now, waiting=waiting, open_count=open_count), True
 
 
 def never_began(run: Run) -> bool:

@@ -17,7 +17,7 @@ from scheduler_service.dispatcher.settling import settle_job, written
 from scheduler_service.dispatcher.telling import tell_pause
 from scheduler_service.events import Events
 from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement
-from scheduler_service.model import JobSpec
+from scheduler_service.model import JobSpec, Overlap
 from scheduler_service.schedule import Schedule, ScheduleError
 
 
@@ -29,8 +29,8 @@ class JobStates(Mapping[str, JobState]):
         self._events = events
         self._states: dict[str, JobState] = {}
         self._pauses: dict[str, tuple[datetime, datetime | None]] = {}  # those that were told of, in whatever term
-        self._fresh: set[str] = set()  # jobs not wholly settled yet in this term
-        self._untried: set[str] = set()  # jobs of which nothing was settled yet in this term
+        self._fresh: set[str] = set()  # jobs not wholly settled yet in this term, or only up to a pause
+        self._untried: set[str] = set()  # jobs of which nothing was settled yet in this term, or nothing may start yet
         self._partial: set[str] = set()  # jobs of which only some ticks are being settled
 
     def __getitem__(self, job_id: str) -> JobState:
@@ -92,7 +92,10 @@ class JobStates(Mapping[str, JobState]):
 
     @property
     def untried(self) -> AbstractSet[str]:
-        """The jobs that had no turn yet in this term: what waits of them since before may be stale."""
+        """The jobs that had no turn yet in this term, or not with all their ticks: what waits of them is not started.
+
+        It may be stale, or would refuse the ticks that are decided next.
+        """
         return self._untried
 
     def had_its_turn(self, job_id: str) -> None:
@@ -107,17 +110,21 @@ class JobStates(Mapping[str, JobState]):
         (self._partial.discard if whole else self._partial.add)(spec.id)
         return settlement
 
-    def applied(self, settlement: Settlement) -> bool:
-        """Take note that this was written; return whether that was all there was to be settled."""
-        job_id = settlement.state.job_id
-        self._states[job_id] = settlement.applied()
-        self.had_its_turn(job_id)
-        if job_id in self._partial:
-            self._fresh.add(job_id)  # what was decided now and what is decided next belong together
+    def applied(self, spec: JobSpec, settlement: Settlement) -> bool:
+        """Take note that this was written for a job; return whether that was all there was to be settled."""
+        state = self._states[spec.id] = settlement.applied()
+        whole = spec.id not in self._partial
+        if whole or spec.overlap is Overlap.ALLOW:
+            self.had_its_turn(spec.id)
+        else:
+            self._untried.add(spec.id)  # a run that began would refuse the ticks that are decided next
+        if not whole:
+            self._fresh.add(spec.id)  # what was decided now and what is decided next belong together
             return False
-        self._fresh.discard(job_id)
+        if state.paused_at is None:  # else what waits since before is decided anew when the pause is over
+            self._fresh.discard(spec.id)
         if not settlement.enabled:
-            del self._states[job_id]
+            del self._states[spec.id]
         return True
 
     def _know(self, state: JobState) -> None:

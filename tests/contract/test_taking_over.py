@@ -189,6 +189,44 @@ def test_others_start_while_a_huge_backlog_is_settled_in_parts(world: World) -> 
     assert len(world.pool.taken) == world.pool.size
 
 
+@pytest.mark.parametrize("most", [1000, 1], ids=["more than one statement takes", "after statements that failed"])
+def test_ticks_that_are_settled_in_parts_do_not_refuse_each_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("scheduler_service.dispatcher.JOB_ROWS", most)
+    count = most + 7
+    world.adopt(job(every=timedelta(seconds=1), catch_up=CatchUp.ALL, misfire_grace=HOUR), back=count * BRIEF)
+    until = world.now()
+    world.step_all()
+    states = [one.state for one in world.execute(select(run).where(run.c.scheduled_at <= until))]
+    assert (states.count("running"), states.count("waiting")) == (1, count - 1)
+
+
+def test_what_a_former_leader_left_waiting_is_decided_when_the_pause_is_over(world: World) -> None:
+    """It was decided, and its job settled and paused, before that leader ended."""
+    world.adopt(job(catch_up_window=HOUR, misfire_grace=BRIEF), back=2 * HOUR)
+    world.leave_waiting("a")
+    now = world.now()
+    world.execute(update(job_state).values(paused_at=now - 2.5 * HOUR, paused_until=now - MINUTE))
+    world.step_all()
+    assert world.runs()[0] == ("missed", "window")
+
+
+@pytest.mark.parametrize(("window", "starts"), [(5 * HOUR, True), (BRIEF, False)], ids=["fresh", "stale"])
+def test_what_a_former_leader_left_waiting_waits_for_the_end_of_a_pause_and_starts_unless_it_is_stale_then(
+    world: World, window: timedelta, starts: bool
+) -> None:
+    world.adopt(job(catch_up_window=window, misfire_grace=BRIEF), back=BRIEF)
+    world.leave_waiting("a", 3 * HOUR)
+    world.execute(update(job_state).values(paused_at=world.now() - HOUR))
+    world.step_all()
+    assert world.runs()[0] == ("waiting", "queued"), "the pause goes on"
+    world.execute(update(job_state).values(paused_until=world.now()))
+    world.clock.added += 60.0
+    world.step_all()
+    assert world.runs()[0] == (("running", None) if starts else ("missed", "window"))
+
+
 @pytest.mark.usefixtures("small_batches")
 def test_what_waits_behind_many_that_may_be_stale_starts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduler_service.dispatcher.starting.CANDIDATES", 10)
