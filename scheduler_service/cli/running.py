@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -19,6 +22,7 @@ from scheduler_service.rush import Rush
 from scheduler_service.service import Parts, Service, WebServer, assemble
 from scheduler_service.web import PortUnavailableError, Server, view_of
 
+EXIT_SECONDS = 3.0  # for what Python does at its end, and what jobs' modules have asked it to do
 SWITCH_SECONDS = 0.001  # how long a page that is drawn may keep the interpreter from who starts a run
 
 # What thousands of jobs consist of stays.  To look through all of it for garbage ten times less often than by default
@@ -52,9 +56,28 @@ def _logged(config: Config, port: int | None) -> int:
     events, rush = Events(), Rush()
     log = logs.configure(config.logging.level, config.logging.format, events, secrets=_secrets(config), rush=rush)
     try:
-        return _run(config, events, rush, port)
+        code, busy = _run(config, events, rush, port)
     finally:
         log.close()
+    _end_within(0.0 if busy else EXIT_SECONDS, code)
+    return code
+
+
+def _end_within(seconds: float, code: int) -> None:
+    """End the process after so many seconds if it has not ended by then.
+
+    Python waits at its end for threads that jobs have left behind, for ever if need be; and while it waits, code of
+    jobs goes on whose slots other replicas may have by now.
+    """
+
+    def end() -> None:
+        time.sleep(seconds)
+        os._exit(code)
+
+    if seconds:
+        _thread.start_new_thread(end, ())  # not by `threading`, which knows that the end has come
+    else:
+        end()
 
 
 def _secrets(config: Config) -> tuple[str, ...]:
@@ -66,7 +89,8 @@ def _secrets(config: Config) -> tuple[str, ...]:
         return tuple(tokens)
 
 
-def _run(config: Config, events: Events, rush: Rush, port: int | None) -> int:
+def _run(config: Config, events: Events, rush: Rush, port: int | None) -> tuple[int, bool]:
+    """Return the exit code, and whether code of jobs may still go on."""
     for warning in config.warnings:
         events.emit("config_warning", message=str(warning))
     if problems := check_callables(config):
@@ -79,7 +103,7 @@ def _run(config: Config, events: Events, rush: Rush, port: int | None) -> int:
     except (StoreRefused, PortUnavailableError) as error:
         raise Mistake(str(error)) from None
     try:
-        return service.run()
+        return service.run(), service.is_busy
     except ConfigError as error:
         raise Problems(error) from None
     except StoreRefused as error:

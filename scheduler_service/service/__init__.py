@@ -72,7 +72,7 @@ class WebServer(Protocol):
 
 
 class Service:
-    """One replica, made of `parts`; `web` starts before everything else, and ends last."""
+    """One replica, made of `parts`; `web` starts before everything else, and is there until it signs out."""
 
     def __init__(self, config: Config, parts: Parts, web: WebServer | None = None) -> None:
         self._config = config
@@ -105,10 +105,13 @@ class Service:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
-            if self._web is not None:
-                self._web.stop(WEB_SECONDS)
-            self._parts.runner.close()
+            self._stop_serving()
             self._parts.database.dispose()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether code of jobs may go on in this process, which is to end now."""
+        return bool(self._parts.workers.registry()) or self._parts.workers.stuck_count > 0
 
     # --- start
 
@@ -323,11 +326,18 @@ class Service:
         deadline = self._clock.monotonic() + STOP_SECONDS
         for name in ("dispatcher", "housekeeping", "watch", "scheduler"):
             self._threads[name].join(max(0.0, deadline - self._clock.monotonic()))
+        self._stop_serving()
+        # Last of all: what holds a slot here is given up with it, and must not go on for longer than it takes to end.
         if code != OURS:
             # On a thread of its own: a database that hangs must not hold up the end.
             self._thread("sign_out", self._sign_out)
             self._threads["sign_out"].join(STOP_SECONDS)
         self._events.emit("service_stopped", exit_code=code, reason=reason)
+
+    def _stop_serving(self) -> None:
+        if self._web is not None:
+            self._web.stop(WEB_SECONDS)
+        self._parts.runner.close()
 
     def _sign_out(self) -> None:
         try:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,16 +45,31 @@ with threading._active_limbo_lock:  # as when a thread is started
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 """
+ENDLESS = """\
+version: 1
+service: {{shutdown_grace: {grace}}}
+database: {{url: "{url}"}}
+jobs:
+  endless: {{run: "endless:main", every: 100ms, kill_after: 100ms}}
+"""
+FOR_EVER = """
+import pathlib, time
+from concurrent.futures import ThreadPoolExecutor
+def for_ever():
+    pathlib.Path('begun.txt').write_text('begun')
+    while True:
+        time.sleep(0.05)
+"""
 Start = Callable[..., Replica]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a replica whose job runs until a file `go` is there."""
+    """Starts a replica, whose job runs until a file `go` is there unless `config` says otherwise."""
     replicas: list[Replica] = []
 
-    def one(url: str = "sqlite:///scheduler.db", grace: str = "60s") -> Replica:
-        (tmp_path / "config.yaml").write_text(CONFIG.format(url=url, grace=grace))
+    def one(url: str = "sqlite:///scheduler.db", grace: str = "60s", config: str = CONFIG) -> Replica:
+        (tmp_path / "config.yaml").write_text(config.format(url=url, grace=grace))
         replicas.append(Replica(tmp_path, f"replica-{len(replicas)}"))
         return replicas[-1]
 
@@ -110,6 +126,40 @@ def test_a_second_signal_in_the_middle_of_starting_a_thread_ends_it_too() -> Non
     command = [sys.executable, "-c", STARTING_A_THREAD]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=PROCESS_SECONDS / 2, check=False)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        pytest.param(
+            """
+            def main():
+                with ThreadPoolExecutor() as pool:
+                    pool.submit(for_ever)
+            """,
+            1,
+            id="its threads outlast the grace",
+        ),
+        pytest.param(
+            """
+            def main():
+                ThreadPoolExecutor().submit(for_ever)
+            """,
+            0,
+            id="it has returned, and left one behind",
+        ),
+    ],
+)
+def test_threads_that_a_job_has_started_do_not_hold_up_the_end(
+    start: Start, tmp_path: Path, module: str, code: int
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "endless.py").write_text(FOR_EVER + textwrap.dedent(module))
+    replica = start(grace="100ms", config=ENDLESS)
+    begun(tmp_path)
+    replica.wait_for("run_finished" if code == 0 else "run_started")
+    assert replica.end(signal.SIGTERM) == code
+    assert replica.events("service_stopped")
 
 
 @pytest.mark.root
