@@ -85,6 +85,11 @@ class Results:
         """How many results are not written yet."""
         return len(self._waiting)
 
+    def pending(self) -> tuple[Attempt, ...]:
+        """Return the attempts whose results are not written yet."""
+        with self._changed:
+            return tuple(one.attempt for one in self._waiting.values())
+
     def add(self, attempt: Attempt, outcome: Outcome, *, awaited: bool = False) -> None:
         """Take a result, to be written soon; never blocks.  The last one for an attempt says everything.
 

@@ -33,6 +33,7 @@ from scheduler_service.reloading import Reloaded
 from scheduler_service.runner import needs_process
 from scheduler_service.service.health import Health, Stuck
 from scheduler_service.service.parts import Drifted, Parts, Phase, TakenOver, assemble, tell_crash
+from scheduler_service.workers import REPLICA_ENDS
 
 __all__ = ["Health", "Parts", "Phase", "Service", "Stuck", "WebServer", "assemble"]
 
@@ -283,7 +284,7 @@ class Service:
         if self._lease is not None:
             self._stand_by(self._lease.term)
         code = OK if self._finish_runs(deadline) else self._cut_off(hurried=self._clock.monotonic() < deadline)
-        self._parts.results.flush(self._clock.monotonic() + (STOP_SECONDS if code == OK else CUT_SECONDS))
+        self._write_results(STOP_SECONDS if code == OK else CUT_SECONDS)
         self._close(code, signal.Signals(number).name)
         return code
 
@@ -300,9 +301,9 @@ class Service:
 
     def _cut_off(self, *, hurried: bool) -> int:
         """Stop what still runs; what does not stop is closed as lost when we sign out."""
-        running = self._parts.workers.registry()
+        running = self._parts.workers.registry().keys() - {attempt.id for attempt in self._parts.results.pending()}
         for attempt_id in running:
-            self._parts.workers.stop_run(attempt_id, "the replica is stopping")
+            self._parts.workers.stop_run(attempt_id, REPLICA_ENDS)
         longest = 0.0
         if not hurried:
             specs = [spec for attempt_id in running if (spec := self._parts.workers.spec_of(attempt_id)) is not None]
@@ -313,9 +314,15 @@ class Service:
     def _fail(self) -> int:
         """Half a service is worse than none: let another replica lead."""
         self._parts.elector.stop(STOP_SECONDS)
-        self._parts.results.flush(self._clock.monotonic() + CUT_SECONDS)
+        self._write_results(CUT_SECONDS)
         self._close(OURS, "a thread crashed")
         return OURS
+
+    def _write_results(self, seconds: float) -> None:
+        """Let the results be written that are not yet; say which runs will count as lost, though they ended."""
+        self._parts.results.flush(self._clock.monotonic() + seconds)
+        if pending := self._parts.results.pending():
+            self._events.emit("results_given_up", count=len(pending), jobs=listed({one.job_id for one in pending}))
 
     def _close(self, code: int, reason: str) -> None:
         self._parts.dispatcher.stop()

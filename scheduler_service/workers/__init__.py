@@ -31,17 +31,18 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from scheduler_service.clock import Clock, DatabaseTime
 from scheduler_service.context import Stopping
 from scheduler_service.events import Events
-from scheduler_service.model import Attempt, JobSpec, Outcome, Overlap, State
+from scheduler_service.model import Attempt, JobSpec, OnCrash, Outcome, Overlap, State
 from scheduler_service.runner import needs_process
 from scheduler_service.workers.room import AHEAD, Room
 from scheduler_service.workers.telling import names, tell_end
 
+REPLICA_ENDS = "the replica is stopping"  # why a run is asked to stop that a drain does not wait for any longer
 HELD_SECONDS = 1.0  # what was taken ahead and not begun for so long is given back
 UNWRITTEN_LIMIT = 1000  # attempts that are not durably recorded, beside one a thread: nothing new is taken beyond it
 FIRST_PAUSE_SECONDS = 0.2
@@ -363,6 +364,8 @@ class Workers:
         else:
             events.emit("run_started", **names(attempt), kind=attempt.kind, delay_seconds=self._delay_seconds(attempt))
             outcome = self._executed(task)
+        if outcome.state is State.CANCELLED and _is_run_again(task):
+            outcome = replace(outcome, retry_seconds=0.0)
         tell_end(events, attempt, outcome)
         return outcome
 
@@ -396,3 +399,10 @@ class Workers:
     def _delay_seconds(self, attempt: Attempt) -> float:
         now = self._database_time.now() if self._database_time.known else attempt.started_at
         return max(0.0, (now - attempt.due_at).total_seconds())
+
+
+def _is_run_again(task: _Task) -> bool:
+    """Whether a run that was stopped with its replica is run by another, as it would be had it not stopped."""
+    spec = task.spec
+    stopped_with_us = task.stopping.is_set() and task.stopping.reason == REPLICA_ENDS
+    return stopped_with_us and spec.on_crash is OnCrash.RERUN and task.attempt.attempt < spec.starts_limit

@@ -9,7 +9,7 @@ from scheduler_service.model import Attempt, Outcome, State
 def tell_end(events: Events, attempt: Attempt, outcome: Outcome) -> None:
     """Tell how a run ended."""
     ended = {**names(attempt), "state": outcome.state, "duration_seconds": outcome.seconds}
-    if outcome.state in (State.FAILED, State.TIMED_OUT):
+    if outcome.state in (State.FAILED, State.TIMED_OUT) or outcome.retry_seconds is not None:
         code = {} if outcome.exit_code is None else {"exit_code": outcome.exit_code}
         error = outcome.error or "it failed without a word"
         if outcome.retry_seconds is None:

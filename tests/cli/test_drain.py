@@ -113,6 +113,23 @@ def test_when_the_grace_is_over_what_still_runs_is_killed(start: Start, process:
     assert states(process, tmp_path) == ["cancelled"]
 
 
+def test_what_died_with_its_replica_in_peace_is_run_again_if_its_job_says_so(
+    start: Start, process: Command, tmp_path: Path
+) -> None:
+    config = CONFIG.replace("kill_after: 300ms", "kill_after: 300ms\n    on_crash: rerun")
+    replica = start(grace="100ms", config=config)
+    begun(tmp_path)
+    assert replica.end(signal.SIGTERM) == 1
+    assert states(process, tmp_path) == ["waiting"]
+    (told,) = replica.events("run_retrying")
+    assert told["state"] == "cancelled"
+    assert told["error"].startswith("stopped: the replica is stopping")
+    start(config=config)
+    begun(tmp_path, 2)
+    (tmp_path / "go").touch()
+    wait_until(lambda: states(process, tmp_path)[-1] == "succeeded", PROCESS_SECONDS)
+
+
 def test_a_second_signal_stops_at_once(start: Start, process: Command, tmp_path: Path) -> None:
     replica = start(grace="10m")
     begun(tmp_path)
@@ -201,6 +218,21 @@ def test_a_run_may_finish_while_the_database_is_away(start: Start, tmp_path: Pat
     with own_server.connect() as connection:
         rows = connection.execute("select state from scheduler.run_attempt").fetchall()
     assert [state for (state,) in rows] == ["succeeded"]
+
+
+def test_a_result_that_cannot_be_written_is_told_of_and_not_waited_for_as_a_run_is(
+    start: Start, tmp_path: Path, own_server: PostgresServer
+) -> None:
+    config = CONFIG.replace("kill_after: 300ms", "kill_after: 10m")
+    replica = start(own_server.url, grace="100ms", config=config)
+    begun(tmp_path)
+    own_server.stop("immediate")
+    replica.wait_for("leadership_suspect")
+    (tmp_path / "go").touch()
+    replica.wait_for("run_finished")
+    assert replica.end(signal.SIGTERM) == 1
+    (told,) = replica.events("results_given_up")
+    assert (told["count"], told["jobs"]) == (1, "patient")
 
 
 def test_a_database_that_hangs_does_not_hold_up_the_end(

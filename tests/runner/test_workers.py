@@ -12,7 +12,7 @@ import pytest
 
 from scheduler_service.clock import BootClock, DatabaseTime
 from scheduler_service.model import Attempt, JobSpec, Outcome, State
-from scheduler_service.workers import HELD_SECONDS, Workers
+from scheduler_service.workers import HELD_SECONDS, REPLICA_ENDS, Workers
 from scheduler_service.workers.room import AHEAD, QUICK_SECONDS
 from tests.runner.conftest import NOON, PATIENCE_SECONDS, Bench, Told, a_job, an_attempt
 from tests.waiting import wait_until
@@ -363,7 +363,7 @@ def test_what_is_stopped_while_nobody_can_tell_is_cancelled_and_never_begun():
     world = World(answers=iter(lambda: None, True))
     world.submit(1, sent=world.clock.now - 7.5)
     wait_until(lambda: world.asked)
-    world.workers.stop_run(1, "the replica is stopping")
+    world.workers.stop_run(1, REPLICA_ENDS)
     world.ended()
     outcome = world.writer.taken[1]
     assert (outcome.state, outcome.error) == (State.CANCELLED, "stopped before it began: the replica is stopping")
