@@ -31,6 +31,7 @@ from scheduler_service.runner.command import run_command
 from scheduler_service.runner.ending import Ending
 from scheduler_service.runner.output import Output
 from scheduler_service.runner.process import ProcessError, Template, run_process
+from scheduler_service.runner.surroundings import Surroundings
 from scheduler_service.runner.thread import LimitedThread
 
 __all__ = ["Runner", "needs_process"]
@@ -49,9 +50,9 @@ class Runner:
     """Runs attempts, any number of them at once, each in the thread that asks.
 
     `output_limit` is in bytes; `database` is the ledger's, for jobs that share a transaction with their run.
-    Commands and child processes start in the folder in which the runner was made, unless their job names
-    another: a callable that changes the working directory of the process changes it for the callables beside
-    it, but not for them.
+    Commands and child processes start in the folder in which the runner was made, with the environment and the
+    umask of that moment, unless their job names others: a callable that changes those of the process changes
+    them for the callables beside it, but not for them.
 
     An outcome that is not `returned` is followed by another when its function returns at last:
     `on_returned`, which may be set until the first run, is called with it, and must not block.
@@ -71,14 +72,14 @@ class Runner:
         show: Callable[[bytes], None] | None = None,
     ) -> None:
         self._jobs_folder = jobs_folder.absolute()
-        self._folder = Path.cwd()
+        self._surroundings = Surroundings()
         self._output_limit = output_limit
         self._events = events
         self._clock = clock
         self._instance_id = instance_id
         self._show = show
         self._database = database
-        self._template = Template(self._folder)
+        self._template = Template(self._surroundings)
         self.on_returned: Callable[[Attempt, Outcome], None] = _nobody
 
     def prepare(self) -> None:
@@ -119,13 +120,13 @@ class Runner:
         try:
             args, kwargs = arguments(spec, attempt)
             if spec.command is not None:
-                ending = run_command(spec, run, stop, output, self._folder, self._clock)
+                ending = run_command(spec, run, stop, output, self._surroundings, self._clock)
             elif spec.run is None:
                 ending = Ending(State.FAILED, f"{spec.id} has neither run nor command")
             else:
                 call = Call(spec.run, self._jobs_folder, args, kwargs)
                 if spec.isolation is Isolation.PROCESS:
-                    ending = run_process(self._template, call, spec, run, output, self._folder, self._clock)
+                    ending = run_process(self._template, call, spec, run, output, self._clock)
                 else:
                     if spec.timeout is not None:
                         thread = LimitedThread(call, spec, run, spec.timeout.total_seconds(), self._clock)

@@ -35,6 +35,7 @@ from scheduler_service.model import JobSpec, State
 from scheduler_service.runner.ending import Ending
 from scheduler_service.runner.group import UNGUARDED, Asked, bury, folder_problem, follow, signal_group, signal_name
 from scheduler_service.runner.output import Output
+from scheduler_service.runner.surroundings import Surroundings
 
 SHELL = "/bin/sh"
 # The pipe is the guardian's stdin, and at first the launcher's too: `sh` can name no descriptor over 9.
@@ -65,13 +66,13 @@ def environment(spec: JobSpec, run: RunContext, inherited: Mapping[str, str]) ->
 
 
 def run_command(
-    spec: JobSpec, run: RunContext, stop: threading.Event, output: Output, folder: Path, clock: Clock
+    spec: JobSpec, run: RunContext, stop: threading.Event, output: Output, surroundings: Surroundings, clock: Clock
 ) -> Ending:
-    """Run `spec.command` to its end; `folder` is where it starts unless the job names another."""
-    folder = spec.working_directory or folder
-    variables = environment(spec, run, os.environ)
+    """Run `spec.command` to its end, in `surroundings` but for what the job says of its own."""
+    folder = spec.working_directory or surroundings.folder
+    variables = environment(spec, run, surroundings.variables)
     try:
-        with _start(_arguments(spec, folder, variables), folder, variables) as group:
+        with _start(_arguments(spec, folder, variables), folder, variables, surroundings.umask) as group:
             asked = follow(group, spec, stop, output, clock)
     except CommandError as error:
         return Ending(State.FAILED, str(error))
@@ -167,7 +168,7 @@ class _Group:
 
 
 @contextlib.contextmanager
-def _start(arguments: list[str], folder: Path, variables: Mapping[str, str]) -> Iterator[_Group]:
+def _start(arguments: list[str], folder: Path, variables: Mapping[str, str], umask: int) -> Iterator[_Group]:
     """Start the command under guard; at the end all of it is gone, and reaped."""
     with contextlib.ExitStack() as closing:
         try:
@@ -193,6 +194,7 @@ def _start(arguments: list[str], folder: Path, variables: Mapping[str, str]) -> 
                 bufsize=0,
                 cwd=folder,
                 env=variables,
+                umask=umask,
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:  # ValueError: a NUL in an argument

@@ -38,6 +38,7 @@ from scheduler_service.runner.command import environment
 from scheduler_service.runner.ending import Ending
 from scheduler_service.runner.group import UNGUARDED, Asked, bury, folder_problem, follow, signal_group, signal_name
 from scheduler_service.runner.output import Output, clean
+from scheduler_service.runner.surroundings import Surroundings
 from scheduler_service.runner.template import PROGRAM, REQUEST
 
 START_SECONDS = 60.0  # for a template to load our package and fork
@@ -85,12 +86,10 @@ def request_for(call: Call, spec: JobSpec, run: RunContext, folder: Path) -> Req
     )
 
 
-def run_process(
-    template: Template, call: Call, spec: JobSpec, run: RunContext, output: Output, folder: Path, clock: Clock
-) -> Ending:
-    """Run `call` to its end; `folder` is where it runs unless the job names another."""
+def run_process(template: Template, call: Call, spec: JobSpec, run: RunContext, output: Output, clock: Clock) -> Ending:
+    """Run `call` to its end, in the template's surroundings but for what the job says of its own."""
     try:
-        request = request_for(call, spec, run, folder)
+        request = request_for(call, spec, run, template.surroundings.folder)
         for trial in range(1, TRIALS + 1):
             try:
                 with template.start(request) as child:
@@ -110,8 +109,8 @@ def run_process(
 class Template:
     """The template process of one replica: started when it is needed, and again when it has died."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.surroundings = surroundings
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
@@ -216,7 +215,9 @@ class Template:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 pass_fds=(theirs.fileno(),),
-                cwd=self._folder,
+                cwd=self.surroundings.folder,
+                env=self.surroundings.variables,
+                umask=self.surroundings.umask,
                 start_new_session=True,  # Ctrl+C in a terminal is for the replica alone
             )
         except (OSError, ValueError) as error:

@@ -86,9 +86,9 @@ def test_a_real_time_signal_has_a_number(bench: Bench):
     assert outcome.error == f"killed by signal {signal.SIGRTMIN + 3}"
 
 
-def test_the_environment_says_which_run_it_is(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_the_environment_says_which_run_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FROM_THE_REPLICA", "yes")
-    outcome = bench.command("env", env={"OWN": "a b", "SCHEDULER_FENCE": "forged"})
+    outcome = Bench(tmp_path).command("env", env={"OWN": "a b", "SCHEDULER_FENCE": "forged"})
     found = dict(line.split("=", 1) for line in outcome.output.splitlines() if "=" in line)
     assert {key: value for key, value in found.items() if key.startswith("SCHEDULER_")} == {
         "SCHEDULER_JOB": "tidy",
@@ -114,6 +114,31 @@ def test_a_callable_that_changes_directory_does_not_move_commands(bench: Bench, 
         assert bench.command("pwd").output == f"{here}\n"
     finally:
         os.chdir(here)
+
+
+@pytest.fixture
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a function in a thread changes for the whole process, put back at the end."""
+    monkeypatch.setenv("WORD", "of the replica")
+    umask = os.umask(0o027)
+    yield
+    os.umask(umask)
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_callable_that_changes_the_environment_and_the_umask_does_not_change_those_of_commands(tmp_path: Path):
+    bench = Bench(tmp_path)
+    changes = "os.environ['WORD'] = 'behind'; os.umask(0o077)"
+    assert bench.function(f"import os\ndef main(): {changes}").state is State.SUCCEEDED
+    assert bench.command("echo $WORD; umask").output == "of the replica\n0027\n"
+
+
+@pytest.mark.usefixtures("restored")
+def test_where_nobody_tells_the_umask_a_command_has_that_of_the_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scheduler_service.runner.kernel.Path", lambda _: tmp_path / "nope")
+    bench = Bench(tmp_path)
+    os.umask(0o077)
+    assert bench.command("umask").output == "0077\n"
 
 
 def test_a_program_is_found_relative_to_the_working_directory(bench: Bench, tmp_path: Path):

@@ -140,7 +140,7 @@ WAYS = [
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """What stands in the environment of every process that this test starts."""
+    """What stands in the environment of every process that this test starts; to be asked for before `bench`."""
     name = uuid.uuid4().hex
     monkeypatch.setenv("SCHEDULER_TEST_MARK", name)
     with none_outlives(f"SCHEDULER_TEST_MARK={name}"):
@@ -170,7 +170,7 @@ def long_or_not(way: Way) -> ParameterSet:
 
 
 @pytest.mark.parametrize("way", [long_or_not(way) for way in WAYS])
-def test_each_way_to_end_is_told_as_it_was_and_leaves_nothing(bench: Bench, way: Way, mark: str, tmp_path: Path):
+def test_each_way_to_end_is_told_as_it_was_and_leaves_nothing(mark: str, bench: Bench, way: Way, tmp_path: Path):
     returned: list[tuple[Attempt, Outcome]] = []
     bench.runner.on_returned = lambda attempt, outcome: returned.append((attempt, outcome))
     threads, before, gate = threading.active_count(), children(), tmp_path / "gate"
@@ -203,7 +203,7 @@ def test_each_way_to_end_is_told_as_it_was_and_leaves_nothing(bench: Bench, way:
 
 @pytest.mark.parametrize("runs", [40, pytest.param(1000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", PROCESSES)
-def test_no_descriptor_thread_or_process_is_left_by_many_runs(bench: Bench, mark: str, runs: int, kind: str):
+def test_no_descriptor_thread_or_process_is_left_by_many_runs(mark: str, bench: Bench, runs: int, kind: str):
     keyword = "async def" if kind == PROCESS_COROUTINE else "def"
     bench.write(f"import os\n{keyword} main(number):\n    if number % 2: os._exit(1)\n    return number")
 

@@ -26,6 +26,7 @@ from scheduler_service.model import Isolation, Outcome, State
 from scheduler_service.runner import needs_process
 from scheduler_service.runner import output as outputs
 from scheduler_service.runner.process import Template
+from scheduler_service.runner.surroundings import Surroundings
 from tests.runner.conftest import Bench, Running, a_job
 from tests.runner.process_table import alive, children, descriptors, marked, none_outlives, number_in, parent
 from tests.waiting import wait_until
@@ -45,7 +46,7 @@ def begin(bench: Bench, source: str, stop: Stopping | None = None, **settings: o
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """What stands in the environment of every process that this test starts."""
+    """What stands in the environment of every process that this test starts; to be asked for before `bench`."""
     name = uuid.uuid4().hex
     monkeypatch.setenv("SCHEDULER_TEST_MARK", name)
     with none_outlives(f"SCHEDULER_TEST_MARK={name}"):
@@ -110,6 +111,22 @@ def test_environment_and_folder_are_the_jobs_own(bench: Bench, tmp_path: Path):
         working_directory=tmp_path / "there",
     )
     assert outcome.output == f"{tmp_path}/there\na b 7 JST ['tidy:main']\na b {tmp_path}/there\nTrue\n"
+
+
+def test_a_template_that_starts_late_has_the_environment_and_the_umask_of_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WORD", "of the replica")
+    umask = os.umask(0o027)
+    try:
+        bench = Bench(tmp_path)
+        changes = "os.environ['WORD'] = 'behind'; os.umask(0o077)"
+        assert bench.function(f"import os\ndef main(): {changes}").state is State.SUCCEEDED
+        found = "(os.environ['WORD'], os.umask(0))"
+        assert own(bench, f"import os\ndef main(): return {found}").result == f"('of the replica', {0o027})"
+        bench.runner.close()
+    finally:
+        os.umask(umask)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +367,7 @@ def test_what_was_written_before_a_kill_is_kept(bench: Bench):
     assert "and on\nand on\n" in outcome.output
 
 
-def test_a_job_that_forks_is_told_once_and_its_children_go_with_it(bench: Bench, mark: str, tmp_path: Path):
+def test_a_job_that_forks_is_told_once_and_its_children_go_with_it(mark: str, bench: Bench, tmp_path: Path):
     outcome = own(
         bench,
         f"""
@@ -556,7 +573,7 @@ def waiting(bench: Bench, tmp_path: Path) -> tuple[Running, dict[str, int]]:
     return running, {name: number_in(tmp_path / name) for name in ("child", "grandchild", "supervisor")}
 
 
-def test_a_run_goes_on_when_the_template_is_killed_and_the_next_has_a_new_one(bench: Bench, mark: str, tmp_path: Path):
+def test_a_run_goes_on_when_the_template_is_killed_and_the_next_has_a_new_one(mark: str, bench: Bench, tmp_path: Path):
     before = children()
     running, _ = waiting(bench, tmp_path)
     former = bench.runner._template.process_id
@@ -571,7 +588,7 @@ def test_a_run_goes_on_when_the_template_is_killed_and_the_next_has_a_new_one(be
     assert children() == before
 
 
-def test_a_template_that_dies_before_it_takes_a_run_is_replaced(bench: Bench, mark: str):
+def test_a_template_that_dies_before_it_takes_a_run_is_replaced(mark: str, bench: Bench):
     for _ in range(2):
         own(bench, "def main(): pass")
         former = bench.runner._template.process_id
@@ -585,7 +602,7 @@ def test_a_template_that_dies_before_it_takes_a_run_is_replaced(bench: Bench, ma
         assert [one.outcome().result for one in running] == ["3", "3"]
 
 
-def test_a_kept_child_that_was_killed_is_no_loss(bench: Bench, mark: str):
+def test_a_kept_child_that_was_killed_is_no_loss(mark: str, bench: Bench):
     own(bench, "def main(): pass")
     template = bench.runner._template.process_id
     wait_until(lambda: len(marked(mark)) == 3)
@@ -599,7 +616,7 @@ def test_a_kept_child_that_was_killed_is_no_loss(bench: Bench, mark: str):
     assert bench.runner._template.process_id == template
 
 
-def test_a_signal_to_a_kept_child_reaches_no_run(bench: Bench, mark: str):
+def test_a_signal_to_a_kept_child_reaches_no_run(mark: str, bench: Bench):
     own(bench, "def main(): pass")
     wait_until(lambda: len(marked(mark)) == 3)
     (kept,) = [one for one in marked(mark) if parent(parent(one)) == bench.runner._template.process_id]
@@ -638,7 +655,7 @@ def test_a_python_that_is_not_there_is_a_failure_in_words(bench: Bench, monkeypa
     assert (outcome.error or "").startswith("the template process cannot be started: [Errno 2]")
 
 
-def test_a_run_whose_supervisor_is_killed_has_failed_and_leaves_nothing(bench: Bench, mark: str, tmp_path: Path):
+def test_a_run_whose_supervisor_is_killed_has_failed_and_leaves_nothing(mark: str, bench: Bench, tmp_path: Path):
     running, numbers = waiting(bench, tmp_path)
     os.kill(numbers["supervisor"], signal.SIGKILL)
     outcome = running.outcome()
@@ -654,7 +671,7 @@ def test_closing_without_a_template_is_nothing(bench: Bench):
 
 
 def test_a_template_that_was_prepared_is_the_one_that_is_used(tmp_path: Path, mark: str):
-    template = Template(tmp_path)
+    template = Template(Surroundings(tmp_path))
     template.prepare()
     first = template.process_id
     template.prepare()
@@ -664,7 +681,7 @@ def test_a_template_that_was_prepared_is_the_one_that_is_used(tmp_path: Path, ma
 
 
 def test_a_child_that_is_let_go_while_it_is_forked_ends_too(tmp_path: Path, mark: str):
-    template = Template(tmp_path)
+    template = Template(Surroundings(tmp_path))
     template.prepare()
     for step in range(200):  # through the moments between two statements of supervisor and child
         child = template._fork()
@@ -720,7 +737,7 @@ def start_replica(folder: Path, count: int = 1, forks: str = "") -> subprocess.P
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["alone", "together with its template"])
-def test_a_child_does_not_outlive_a_replica_that_is_killed(bench: Bench, mark: str, tmp_path: Path, together: bool):
+def test_a_child_does_not_outlive_a_replica_that_is_killed(mark: str, bench: Bench, tmp_path: Path, together: bool):
     bench.write(
         "import signal\n"
         + WAITS.replace("    child =", "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    child =")
@@ -737,7 +754,7 @@ def test_a_child_does_not_outlive_a_replica_that_is_killed(bench: Bench, mark: s
 
 
 def test_a_process_that_holds_the_replicas_descriptors_does_not_keep_its_children_alive(
-    bench: Bench, mark: str, tmp_path: Path
+    mark: str, bench: Bench, tmp_path: Path
 ):
     bench.write(WAITS)
     with start_replica(tmp_path, forks="forks") as replica:
@@ -749,7 +766,7 @@ def test_a_process_that_holds_the_replicas_descriptors_does_not_keep_its_childre
 
 
 @pytest.mark.parametrize("trial", range(3))
-def test_no_moment_of_starting_a_child_is_unguarded(bench: Bench, mark: str, tmp_path: Path, trial: int):
+def test_no_moment_of_starting_a_child_is_unguarded(mark: str, bench: Bench, tmp_path: Path, trial: int):
     bench.write("import os, time\ndef main(folder):\n    if os.getpid() % 2: time.sleep(600)")
     with start_replica(tmp_path, 8) as replica:
         wait_until(lambda: len(marked(mark)) >= 6 + 3 * trial)
