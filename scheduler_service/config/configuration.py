@@ -3,7 +3,7 @@
 text → nodes → variables replaced → sections, as far as each can be read → relations → Config
         |             |                                       ^
         |             +--> include → more files → their jobs -+
-        +--> hash of jobs and defaults, so no secret gets into it
+        +--> hash of jobs, defaults and service.timezone, so no secret gets into it
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Config(Discreet):
     http: Http
     logging: Logging
     jobs: tuple[JobSpec, ...]
-    hash: str  # of jobs and defaults before variables are replaced: replicas that differ have drifted
+    hash: str  # of what jobs do and when, before variables are replaced: replicas that differ have drifted
     path: Path
     file: str  # what messages call the main file
     include: tuple[str, ...] = ()  # absolute patterns
@@ -124,11 +124,17 @@ def _absolute(url: str, folder: Path) -> str:
 
 
 def _hash(main: Source, further: Sequence[Source]) -> str:
-    """Return the hash of defaults and jobs, in whichever of the files these stand."""
+    """Return the hash of jobs, in whichever of the files these stand, of defaults and of the service's zone.
+
+    What else is set may differ from host to host.
+    """
     jobs: dict[str, object] = {}
     parts: dict[str, object] = {"jobs": jobs}
     if "defaults" in main.written.entries:
         parts["defaults"] = canonical(main.written.entries["defaults"].node)
+    service = main.written.entries["service"].node if "service" in main.written.entries else None
+    if isinstance(service, MapNode) and "timezone" in service.entries:
+        parts["timezone"] = canonical(service.entries["timezone"].node)
     for source in (main, *further):
         node = source.written.entries["jobs"].node if "jobs" in source.written.entries else None
         jobs |= {key: canonical(entry.node) for key, entry in node.entries.items()} if isinstance(node, MapNode) else {}

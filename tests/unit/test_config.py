@@ -279,10 +279,12 @@ OTHER = [
     SAME[0].replace("[p, q]", "[q, p]"),
     SAME[0].replace("b:", "c:"),
     SAME[0].replace("command: y", "command: '${Y:-y}'"),
+    SAME[0] + "service: {timezone: Europe/Berlin}\n",
+    SAME[0] + "service: {timezone: '${ZONE:-Europe/Berlin}'}\n",
 ]
 
 
-def test_the_hash_tells_jobs_and_defaults_apart_and_nothing_else(write):
+def test_the_hash_tells_jobs_defaults_and_zones_apart_and_nothing_else(write):
     same = {load(write(text), {}).hash for text in SAME}
     assert len(same) == 1
     assert len(same | {load(write(text), {}).hash for text in OTHER}) == 1 + len(OTHER)
