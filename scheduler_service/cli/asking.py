@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import getpass
 import json
-import math
 import os
 import socket
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -16,6 +14,7 @@ import click
 from scheduler_service.cli.looking import unknown_job
 from scheduler_service.cli.output import Mistake, about
 from scheduler_service.ledger.requests import ARGUMENTS_LIMIT, TEXT_LIMIT, NoSuchJob, NotConfigured, text_problem
+from scheduler_service.strict_json import read_json
 
 EXAMPLES = """'[1, "two"]' or '{"days": 3}'"""
 
@@ -87,7 +86,7 @@ def refuse_job(answer: NoSuchJob | NotConfigured) -> NoReturn:
 
 def _read_args(typed: str) -> Any:
     try:
-        arguments = _loads(typed)
+        arguments = read_json(typed)
     except (ValueError, RecursionError) as error:
         raise Mistake(f"--args is not JSON, such as {EXAMPLES}: {_told(error)}") from None
     if not isinstance(arguments, list | dict):
@@ -97,31 +96,9 @@ def _read_args(typed: str) -> Any:
 
 def _read_value(typed: str) -> Any:
     try:
-        return _loads(typed)
+        return read_json(typed)
     except (ValueError, RecursionError):
         return typed
-
-
-def _loads(typed: str) -> Any:
-    return json.loads(typed, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON's")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise ValueError(f"{digits[:50]} is too large for a number")
-    return number
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for name, count in Counter(name for name, _ in pairs).items():
-        if count > 1:
-            raise ValueError(f"{name!r} is given twice")
-    return dict(pairs)
 
 
 def _told(error: Exception) -> str:

@@ -10,8 +10,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from scheduler_service.strict_json import read_json
 from scheduler_service.web.auth import Check
-from scheduler_service.web.documents import read_json
 from scheduler_service.web.problems import MEDIA_TYPE, Problem
 
 PREFIX = "/api/v1"
