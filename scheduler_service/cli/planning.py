@@ -141,8 +141,7 @@ def _schedule(spec: JobSpec) -> str:
 
 def _zone(config: Config, spec: JobSpec) -> str:
     # Only cron expressions have a zone of their own; a person reads the others in the service's.
-    own = spec.schedule.timezone
-    return own if own != "UTC" else config.service.timezone
+    return spec.schedule.timezone if spec.schedule.has_zone else config.service.timezone
 
 
 def _far(now: datetime) -> datetime:

@@ -62,6 +62,11 @@ class Schedule:
         return self._timezone
 
     @property
+    def has_zone(self) -> bool:
+        """Whether `timezone` decides when it ticks."""
+        return isinstance(self._series, Cron)
+
+    @property
     def starts_at(self) -> datetime | None:
         """No tick is earlier."""
         return self._starts_at

@@ -154,6 +154,35 @@ def test_next_has_utc_and_the_local_time_of_the_zone(command: Command, config: P
     ]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "timezone", "first", "local"),
+    [
+        ("cron: '30 2 * * *', timezone: UTC", "UTC", "2026-07-01T02:30:00Z", "2026-07-01T02:30:00+00:00"),
+        ("cron: '30 2 * * *'", "Europe/Berlin", "2026-07-01T00:30:00Z", "2026-07-01T02:30:00+02:00"),
+        ("every: 1d", "Europe/Berlin", "2026-07-01T00:00:00Z", "2026-07-01T02:00:00+02:00"),
+    ],
+)
+def test_next_has_the_zone_of_the_job_before_that_of_the_service(
+    command: Command, config: Path, schedule: str, timezone: str, first: str, local: str
+) -> None:
+    config.write_text(f"version: 1\nservice: {{timezone: Europe/Berlin}}\njobs: {{tidy: {{command: x, {schedule}}}}}\n")
+
+    ticks = command("next", "tidy", "-c", config, "--count", 1, "--from", "2026-07-01T00:30", "--json").document
+
+    assert ticks == [{"job": "tidy", "scheduled_at": first, "local": local, "timezone": timezone}]
+
+
+def test_next_reads_the_start_in_the_zone_of_the_job(command: Command, config: Path) -> None:
+    config.write_text(
+        "version: 1\nservice: {timezone: Europe/Berlin}\n"
+        "jobs: {tidy: {command: x, cron: '30 2 * * *', timezone: UTC}}\n"
+    )
+
+    (tick,) = command("next", "tidy", "-c", config, "--count", 1, "--from", "2026-07-01T03:00", "--json").document
+
+    assert tick["scheduled_at"] == "2026-07-02T02:30:00Z"
+
+
 def test_next_of_all_jobs_is_in_order_of_time_and_leaves_out_disabled_ones(command: Command, config: Path) -> None:
     ticks = command("next", "-c", config, "--from", "2026-01-31T02:40", "--json").document
 
