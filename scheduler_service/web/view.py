@@ -23,7 +23,6 @@ class View:
     name: str  # of the service
     instance_id: str
     lock_id: int
-    timezone: str
     lost_after_seconds: float
     health: Health
     history: History
@@ -35,6 +34,11 @@ class View:
     read_token: str | None = field(repr=False)  # of reading calls; without one they are open
     close: Callable[[], None] = field(repr=False)
     stopping: threading.Event = field(default_factory=threading.Event)  # set when the server ends: streams end too
+
+    @property
+    def timezone(self) -> str:
+        """The service's, of moments that are asked for without an offset.  An edit changes it at once."""
+        return self.parts.reloader.config.service.timezone
 
 
 def view_of(config: Config, parts: Parts) -> View:
@@ -50,7 +54,6 @@ def view_of(config: Config, parts: Parts) -> View:
         name=config.service.name,
         instance_id=parts.elector.instance_id,
         lock_id=election.lock_id,
-        timezone=config.service.timezone,
         lost_after_seconds=election.lost_after.total_seconds(),
         health=Health(config, parts),
         history=History(database, election.lock_id),

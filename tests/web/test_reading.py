@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -211,6 +211,21 @@ def test_runs_are_chosen_by_job_state_kind_and_time(story: Story, site: Site, qu
     runs = site.get(f"/api/v1/runs{query}").document["runs"]
     assert len(runs) == count
     assert [run["scheduled_at"] for run in runs] == sorted((run["scheduled_at"] for run in runs), reverse=True)
+
+
+def test_moments_without_an_offset_are_in_the_zone_that_the_service_has_now(
+    sqlite_story: Story, sqlite_site: Site
+) -> None:
+    sqlite_story.run(datetime(2026, 1, 15, 12, tzinfo=UTC), "succeeded")
+    reloader = sqlite_site.view.parts.reloader
+    since_half_past_twelve = "/api/v1/runs?since=2026-01-15T12:30"
+    assert sqlite_site.get(since_half_past_twelve).document["runs"] == []
+
+    written = reloader.config.path.read_text()
+    reloader.config.path.write_text(written.replace('"jobs"', '"service": {"timezone": "Europe/Berlin"}, "jobs"'))
+    reloader.step(asked=True)
+
+    assert len(sqlite_site.get(since_half_past_twelve).document["runs"]) == 1
 
 
 def test_pages_of_runs_hold_still_while_runs_are_added(story: Story, site: Site) -> None:
