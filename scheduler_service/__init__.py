@@ -2,7 +2,7 @@
 
 Modules import only from modules above them in this order:
 
-    clock moments strict_json rush mailbox schedule model events logs policy signatures callables config database
+    clock strict_json rush mailbox schedule moments model events logs policy signatures callables config database
     tables leases guard ledger elector context runner results workers timetable dispatcher housekeeping reloading
     forfeits watch metrics service web testing cli
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from scheduler_service.schedule import ScheduleError, zone
 
 FIRST_YEAR, LAST_YEAR = 1970, 2999
 UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -25,7 +26,7 @@ def iso(moment: datetime | None) -> str | None:
 def local(moment: datetime, timezone: str) -> str:
     """Return a moment as ISO 8601 in `timezone`, with its offset."""
     spec = "seconds" if moment.microsecond == 0 else "milliseconds" if moment.microsecond % 1000 == 0 else "auto"
-    return moment.astimezone(ZoneInfo(timezone)).isoformat(timespec=spec)
+    return moment.astimezone(zone(timezone)).isoformat(timespec=spec)
 
 
 def span(seconds: float, gap: str = "") -> str:
@@ -59,8 +60,8 @@ def read_moment(text: str, timezone: str, now: datetime | None = None) -> dateti
         raise MomentError(f"{text!r} is not a time: write, for example, 2026-01-31T12:00:00Z{hint}") from None
     if written.tzinfo is None:
         try:
-            written = written.replace(tzinfo=ZoneInfo(timezone))
-        except (ZoneInfoNotFoundError, ValueError):  # a job's, that another replica's time zone data has
+            written = written.replace(tzinfo=zone(timezone))
+        except ScheduleError:  # a job's, that another replica's time zone data has
             raise MomentError(f"{text!r} has no offset, and the zone {timezone!r} is not known here: add Z") from None
     if not FIRST_YEAR <= written.year <= LAST_YEAR:
         raise _out_of_range(text)

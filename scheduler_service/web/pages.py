@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
@@ -28,7 +27,7 @@ from scheduler_service.database import StoreUnavailable
 from scheduler_service.ledger.history import Chosen, JobRow, why
 from scheduler_service.ledger.history.pages import JOBS_SHOWN, Show, Wanted
 from scheduler_service.model import JobSpec, Kind
-from scheduler_service.schedule import ScheduleError, due_at
+from scheduler_service.schedule import ScheduleError, due_at, zone
 from scheduler_service.watch import Unsettled
 from scheduler_service.web import drawing, watching
 from scheduler_service.web.attention import concerns
@@ -355,16 +354,16 @@ def _number(text: str, least: int, most: int) -> int:
     return min(max(int(text), least), most)
 
 
-def _moment(text: str, zone: str) -> tuple[datetime | None, str | None]:
+def _moment(text: str, timezone: str) -> tuple[datetime | None, str | None]:
     """Return the moment that somebody asks for, in the job's zone unless it has an offset, or what is wrong."""
     if not text.strip():
         return None, None
     try:
         moment = datetime.fromisoformat(text.strip()[:64])
         if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=ZoneInfo(zone))
+            moment = moment.replace(tzinfo=zone(timezone))
         return moment.astimezone(UTC), None
-    except (ValueError, OverflowError, ZoneInfoNotFoundError):
+    except (ValueError, OverflowError):
         return None, f"‘{text[:64]}’ is not a time: write, for example, 2026-01-31 02:30 or 2026-01-31T02:30:00Z"
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from urllib.parse import quote
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from scheduler_service import moments
 from scheduler_service.ledger.history import RunRow, TermRow
 from scheduler_service.model import Kind, Reason, State
+from scheduler_service.schedule import ScheduleError, zone
 
 # A letter for each state, so that nobody has to tell them by colour; what went well is left plain.
 LETTERS = {
@@ -67,11 +67,11 @@ def clock(moment: datetime, now: datetime | None = None) -> str:
     return moment.isoformat(" ", "seconds")
 
 
-def local(moment: datetime, zone: str) -> str:
-    """Return a moment as the clocks of `zone` show it."""
+def local(moment: datetime, timezone: str) -> str:
+    """Return a moment as the clocks of `timezone` show it."""
     try:
-        return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M:%S} {zone}"
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # a zone that this replica's tzdata does not have
+        return f"{moment.astimezone(zone(timezone)):%Y-%m-%d %H:%M:%S} {timezone}"
+    except ScheduleError:  # a zone that this replica's tzdata does not have
         return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 

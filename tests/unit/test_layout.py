@@ -17,6 +17,7 @@ LIBRARIES = {
     "psycopg": {"database", "guard"},
     "yaml": {"config"},
     "cronsim": {"schedule"},
+    "zoneinfo": {"schedule", "config"},  # by name it finds the host's zones: `schedule.zone` does not
     "alembic": {"tables", "migrations"},
     "apscheduler": {"timetable"},
     "structlog": {"logs"},

@@ -7,6 +7,7 @@ import pickle
 import random
 import struct
 import zoneinfo
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from importlib import resources
 from itertools import pairwise
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from scheduler_service import moments
 from scheduler_service.schedule import Schedule, ScheduleError, cron, zones
 from scheduler_service.schedule.fields import read
 from scheduler_service.schedule.series import Cron
@@ -340,7 +342,9 @@ def test_a_time_doubled_across_the_end_of_a_year_comes_once(monkeypatch: pytest.
     zones.stretches.cache_clear()
 
 
-def test_the_hosts_zone_files_are_not_read(tmp_path: Path) -> None:
+@pytest.fixture
+def wrong_zone_files(tmp_path: Path) -> Iterator[None]:
+    """The files of a host on which Berlin keeps the time of Tokyo."""
     wrong = tmp_path / "Europe" / "Berlin"
     wrong.parent.mkdir()
     wrong.write_bytes(resources.files("tzdata").joinpath("zoneinfo", "Asia", "Tokyo").read_bytes())
@@ -348,12 +352,21 @@ def test_the_hosts_zone_files_are_not_read(tmp_path: Path) -> None:
     zones.stretches.cache_clear()
     zoneinfo.reset_tzpath(to=[tmp_path])
     zoneinfo.ZoneInfo.clear_cache()
-    try:
-        tick = cron("0 12 * * *", "Europe/Berlin").after(utc("2026-07-01T00:00Z"))
-    finally:
-        zoneinfo.reset_tzpath()
-        zoneinfo.ZoneInfo.clear_cache()
-    assert tick == utc("2026-07-01T10:00Z")
+    yield
+    zoneinfo.reset_tzpath()
+    zoneinfo.ZoneInfo.clear_cache()
+
+
+@pytest.mark.usefixtures("wrong_zone_files")
+def test_the_hosts_zone_files_are_not_read() -> None:
+    assert cron("0 12 * * *", "Europe/Berlin").after(utc("2026-07-01T00:00Z")) == utc("2026-07-01T10:00Z")
+
+
+@pytest.mark.usefixtures("wrong_zone_files")
+def test_nor_are_they_where_moments_are_read_and_shown() -> None:
+    noon = utc("2026-07-01T10:00Z")
+    assert moments.local(noon, "Europe/Berlin") == "2026-07-01T12:00:00+02:00"
+    assert moments.read_moment("2026-07-01T12:00", "Europe/Berlin") == noon
 
 
 def test_no_zone_keeps_an_offset_for_less_than_we_look_ahead() -> None:
