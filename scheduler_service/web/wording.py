@@ -46,7 +46,7 @@ _ENDS = {
     "expired": "its lease ran out",
     "session_gone": "its process or session died",
     "resigned": "it resigned",
-    "stopped": "it stopped",
+    "released": "it gave its lease back",
     "replaced_by_itself": "it was elected anew",
     "row_deleted": "its lease was deleted",
 }

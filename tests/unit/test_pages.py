@@ -14,7 +14,7 @@ from scheduler_service.watch import Unsettled
 from scheduler_service.web import drawing
 from scheduler_service.web.attention import Level, concerns
 from scheduler_service.web.surveying import Surveyor
-from scheduler_service.web.wording import LETTERS, clock, local, relative, row_words, span
+from scheduler_service.web.wording import LETTERS, clock, end_words, local, relative, row_words, span
 
 NOW = datetime(2026, 3, 29, 12, tzinfo=UTC)
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
@@ -55,6 +55,23 @@ def words_of(
 )
 def test_a_duration_in_words(seconds: float | None, words: str) -> None:
     assert span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (None, ""),
+        ("released", "it gave its lease back"),
+        ("resigned", "it resigned"),
+        ("expired", "its lease ran out"),
+        ("session_gone", "its process or session died"),
+        ("replaced_by_itself", "it was elected anew"),
+        ("row_deleted", "its lease was deleted"),
+        ("new_release", "new release"),  # a program of somebody else's may say what it likes
+    ],
+)
+def test_the_end_of_a_leadership_in_words(reason: str | None, words: str) -> None:
+    assert end_words(TermRow(3, "web-1", NOW - HOUR, NOW, reason)) == words
 
 
 def test_a_moment_leaves_out_what_it_shares_with_now() -> None:
