@@ -24,7 +24,10 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class TermRow:
-    """One leadership of the past or the present; `ended_at` only if the lease was given back."""
+    """One leadership of the past or the present; no `ended_at` until somebody has noted its end.
+
+    The leader does when it gives the lease back, the next one when it takes over, cleanup when it finds it run out.
+    """
 
     term: int
     leader_id: str

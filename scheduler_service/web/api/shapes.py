@@ -227,7 +227,9 @@ class Term(Shape):
     term: int
     instance_id: str
     acquired_at: datetime
-    ended_at: datetime | None = Field(description="Only if the lease was given back.")
+    ended_at: datetime | None = Field(
+        description="When the lease was given back, taken over, or ran out; null as long as nobody has noted an end."
+    )
     end_reason: str | None
 
 
