@@ -107,9 +107,7 @@ class Election(Discreet):
         2 * SECOND, description="By how much each wait is longer or shorter, drawn anew each time."
     )
     instance_id: Annotated[str, kinds.text("auto, or letters, digits, _ . -", r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")] = (
-        Field(
-            "auto", description="The name of this replica; it gets a random suffix. auto: made of host and process id."
-        )
+        Field("auto", description="The name of this replica; it gets a random suffix. auto: the name of the host.")
     )
     attempt_timeout: Annotated[timedelta, kinds.duration(most=DAY)] = Field(
         2 * SECOND, description="How long one statement of the election may take."

@@ -3,7 +3,7 @@
     start   database -> tables -> results, workers -> housekeeping (signs in) -> dispatcher, scheduler -> elector
     elected dispatcher.lead; when it has settled and started the first of what was due: timetable.arm
     lost    dispatcher.retire, timetable.disarm
-    reload  timetable.rearm, dispatcher.configure, then whoever looks on: housekeeping, watch, metrics
+    reload  dispatcher.configure, timetable.rearm, then whoever looks on: housekeeping, watch, metrics
     drain   lease given back -> running jobs finish -> results written -> signed out -> everything stopped
 
 It runs on the main thread, waits for one message at a time, and neither queries nor runs a job.
