@@ -18,12 +18,14 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, StaticPool, create_engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from scheduler_service.clock import BootClock, Clock
 from scheduler_service.database import postgresql, sqlite, urls
 from scheduler_service.database.errors import (
     DRIVER_ERRORS,
@@ -35,10 +37,18 @@ from scheduler_service.database.errors import (
 )
 from scheduler_service.database.own import DriverConnection, OwnConnection
 
-__all__ = ["Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable", "quoted"]
+__all__ = ["Connecting", "Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable", "quoted"]
 
 KEPT_CONNECTIONS = 4  # that stay open when nobody needs them
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Connecting:
+    """When a thread began to connect, or when it had done with it: boot clock."""
+
+    at: float
+    going_on: bool
 
 
 class Database:
@@ -64,6 +74,7 @@ class Database:
         name: str = "scheduler-service",
         most_connections: int = 8,
         simulated_time: Callable[[], datetime] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         if not _SCHEMA.fullmatch(schema) or schema.startswith("pg_"):
             raise StoreRefused(
@@ -78,6 +89,7 @@ class Database:
         self._name = name
         self._most_connections = most_connections
         self._simulated_time = simulated_time
+        self._clock = clock or BootClock()
         self._secrets = urls.secrets(self._url)
         self._abandoned: list[Any] = []  # of the parent, in a forked child
         self._begin()
@@ -88,6 +100,7 @@ class Database:
         self._owned: weakref.WeakSet[OwnConnection] = weakref.WeakSet()
         self._engines: dict[tuple[str, float, bool], Engine] = {}
         self._opening = threading.Lock()
+        self._connecting: dict[str, Connecting] = {}
 
     def __repr__(self) -> str:
         return f"Database({self.safe_url!r})"
@@ -156,6 +169,10 @@ class Database:
         self._owned.add(connection)
         return connection
 
+    def connecting(self, thread: str) -> Connecting | None:
+        """Return when the thread of this name connected last, and whether it still does; None if it never did."""
+        return self._connecting.get(thread)
+
     def dispose(self) -> None:
         """Close the idle connections of the pool.  Own connections belong to those who opened them."""
         with self._opening:
@@ -201,12 +218,13 @@ class Database:
         @event.listens_for(engine, "do_connect")
         def open_one(_: Any, __: Any, arguments: tuple[Any, ...], parameters: dict[str, Any]) -> DriverConnection:
             driver: DriverConnection
-            if self.dialect == "postgresql":
-                driver = postgresql.connect(parameters, name=name, answer_seconds=answer_seconds)
-            elif self._simulated_time is not None:
-                driver = sqlite.connect_in_memory(self._simulated_time)
-            else:
-                driver = sqlite.connect(arguments, parameters, answer_seconds=answer_seconds)
+            with self._telling():
+                if self.dialect == "postgresql":
+                    driver = postgresql.connect(parameters, name=name, answer_seconds=answer_seconds)
+                elif self._simulated_time is not None:
+                    driver = sqlite.connect_in_memory(self._simulated_time)
+                else:
+                    driver = sqlite.connect(arguments, parameters, answer_seconds=answer_seconds)
             self._drivers.add(driver)
             return driver
 
@@ -219,6 +237,16 @@ class Database:
             record.info["idle"] = True
 
         return engine
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell that this thread connects: nobody bounds how long a resolver takes, and a host's many addresses."""
+        thread = threading.current_thread().name
+        self._connecting[thread] = Connecting(self._clock.monotonic(), going_on=True)
+        try:
+            yield
+        finally:
+            self._connecting[thread] = Connecting(self._clock.monotonic(), going_on=False)
 
     def _roll_back(self, connection: Connection) -> None:
         try:

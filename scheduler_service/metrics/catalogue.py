@@ -35,7 +35,9 @@ CATALOGUE: Mapping[str, Metric] = {
     "scheduler_replica_info": _metric(GAUGE, "instance_id lock_id service", "Always 1; which replica this is."),
     "scheduler_jobs": _metric(GAUGE, "", "Jobs in this replica's configuration that are enabled."),
     "scheduler_thread_step_age_seconds": _metric(
-        GAUGE, "thread", "Seconds since a thread of the service took a step; beyond the lease's length it is stuck."
+        GAUGE,
+        "thread",
+        "Seconds since a thread of the service took a step; beyond the lease's length it is stuck or connects.",
     ),
     # leadership
     "scheduler_leader": _metric(GAUGE, "", "1 while this replica may act as leader, else 0."),

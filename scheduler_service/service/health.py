@@ -1,11 +1,14 @@
 """Whether a replica lives and is ready, from what its threads left behind: no query, no lock, no wait.
 
-    alive   conductor, elector, scheduler and dispatcher took a step lately
+    alive   conductor, elector, scheduler and dispatcher took a step lately, or are waiting for a connection
     ready   started, not draining, and the database answered when it was asked last
     leads   we may act under the lease right now
 
 A replica that is not alive should be restarted; one that is not ready should get no traffic.  A standby is
 ready: it could lead.
+
+How long it takes to connect is the network's affair: a resolver that is away, or a host with many addresses none of
+which answers, takes longer than any step, and on every replica at once.  To restart them all would mend nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from dataclasses import dataclass
 
 from scheduler_service.config import Config
 from scheduler_service.service.parts import Parts, Phase
+
+CONNECTING_SECONDS = 300.0  # more than the C library's resolver takes with three servers and a list of domains
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,16 @@ class Health:
                 "scheduler": (parts.timetable.stepped_at, self._limits["scheduler"]),
                 "dispatcher": (parts.dispatcher.stepped_at, self._limits["dispatcher"]),
             }
+        waits = {thread: self._wait(thread, *step) for thread, step in steps.items()}
         now = parts.clock.monotonic()
-        return tuple(Stuck(thread, now - at) for thread, (at, limit) in steps.items() if now - at > limit)
+        return tuple(Stuck(thread, now - at) for thread, (at, limit) in waits.items() if now - at > limit)
+
+    def _wait(self, thread: str, at: float, limit: float) -> tuple[float, float]:
+        """Return since when a thread is waited for and how long that may take, given its last step."""
+        connecting = self._parts.database.connecting(thread)
+        if connecting is None:
+            return at, limit
+        return max(at, connecting.at), CONNECTING_SECONDS if connecting.going_on else limit
 
     def not_ready_because(self) -> tuple[str, ...]:
         """Return what keeps the replica from being ready, for a person; nothing if it is."""

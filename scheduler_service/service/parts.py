@@ -99,7 +99,8 @@ def assemble(config: Config, events: Events, *, clock: Clock | None = None, rush
     inbox: Mailbox[Any] = Mailbox()
     election, history = config.election, config.history
     url = config.database.url.get_secret_value()
-    database = Database(url, schema=config.database.schema_, attempt_seconds=election.attempt_timeout.total_seconds())
+    attempt_seconds = election.attempt_timeout.total_seconds()
+    database = Database(url, schema=config.database.schema_, attempt_seconds=attempt_seconds, clock=clock)
     # The elector's threads start last, but its id is everybody's name.
     elector = Elector(
         database,

@@ -10,14 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 
 from scheduler_service.config import load
+from scheduler_service.database import Database
+from scheduler_service.database import sqlite as driver
 from scheduler_service.events import Event, Events
-from scheduler_service.service import Parts, Service, assemble
+from scheduler_service.service import Health, Parts, Phase, Service, assemble
 from scheduler_service.web import Server, view_of
 from scheduler_service.web.app import create_app
 from tests.faults.fleet import FAST_ELECTION, LIMIT_SECONDS, Fleet, Replica
@@ -121,7 +124,6 @@ def test_a_replica_that_drains_is_not_ready_at_once_and_alive_to_its_end(
 
 
 def _trigger(url: str, job: str) -> None:
-    from scheduler_service.database import Database
     from scheduler_service.ledger.requests import Requests, Triggered
 
     database = Database(url)
@@ -196,5 +198,70 @@ def test_livez_says_which_thread_is_stuck_and_that_it_goes_on(
         finally:
             release.set()
         wait_until(answers(url, "/livez", 200), LIMIT_SECONDS)
+
+    conduct(tmp_path, sqlite_url, act)
+
+
+def test_a_thread_that_waits_for_a_resolver_is_alive_and_one_that_waits_for_ever_is_told(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a resolver that is away holds the threads that connect, each in the middle of it."""
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({"version": 1, "jobs": {"note": {"command": "true", "every": "1h"}}}))
+    clock = SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    stepped = SimpleNamespace(stepped_at=clock.now, phase=Phase.READY)
+    database, threads = Database(sqlite_url, clock=cast(Any, clock)), ("elector", "dispatcher")
+    steps = dict.fromkeys(("progress", "timetable", *threads), stepped)
+    health = Health(load(path), cast(Any, SimpleNamespace(clock=clock, database=database, **steps)))
+    went_in, answers, connect = threading.Semaphore(0), threading.Event(), driver.connect
+
+    def resolve(*arguments: Any, **more: Any) -> Any:
+        went_in.release()
+        assert answers.wait(LIMIT_SECONDS)
+        return connect(*arguments, **more)
+
+    monkeypatch.setattr(driver, "connect", resolve)
+    connecting = [threading.Thread(target=lambda: database.own_connection().close(), name=one) for one in threads]
+    for thread in connecting:
+        thread.start()
+    try:
+        for _ in connecting:
+            assert went_in.acquire(timeout=LIMIT_SECONDS)
+        clock.now += 200.0
+        assert {one.thread for one in health.stuck()} == {"conductor", "scheduler"}, "who does not connect is stuck"
+        clock.now += 200.0
+        assert {one.thread for one in health.stuck()} >= set(threads), "nobody waits for ever"
+    finally:
+        answers.set()
+        for thread in connecting:
+            thread.join(LIMIT_SECONDS)
+    assert {one.thread for one in health.stuck()} == {"conductor", "scheduler"}, "what comes after it has its time"
+    clock.now += 25.0
+    assert {one.thread for one in health.stuck()} >= set(threads)
+
+
+def test_livez_answers_that_a_replica_lives_whose_resolver_hangs(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers_again = threading.Event()
+
+    def act(parts: Parts, url: str, _: list[Event]) -> None:
+        connect = driver.connect
+
+        def resolve(*arguments: Any, **more: Any) -> Any:
+            answers_again.wait(LIMIT_SECONDS)
+            return connect(*arguments, **more)
+
+        monkeypatch.setattr(driver, "connect", resolve)
+        try:
+            parts.elector._store.close()
+            # Its lease lasts for 1.5 s, which is the time that a step of it has.
+            wait_until(lambda: parts.clock.monotonic() - parts.elector.stepped_at > 2.0, LIMIT_SECONDS)
+            assert probe(url, "/livez")[0] == 200
+            assert probe(url, "/leader")[0] == 503
+        finally:
+            answers_again.set()
+        wait_until(answers(url, "/leader", 200), LIMIT_SECONDS)
 
     conduct(tmp_path, sqlite_url, act)
