@@ -39,8 +39,8 @@ def run_command(ctx: click.Context, config_path: Path | None, port: int | None) 
 
     Any number of replicas may run with the same configuration, on one machine or on many: one leads, the
     others stand by.  SIGTERM and SIGINT drain: the lease is given back at once, running jobs may finish
-    within service.shutdown_grace.  A second one stops at once.  SIGHUP reads the configuration again, which
-    also happens by itself within seconds of an edit.
+    within service.shutdown_grace.  A second one stops at once, and the first a replica that is still starting.
+    SIGHUP reads the configuration again, which also happens by itself within seconds of an edit.
     """
     # Until there is something to reload: the signal would end the process.
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -54,6 +54,14 @@ class _Signalled:
 
 
 @dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The database and its tables are there, at this time of it; or what was in the way."""
+
+    now: datetime | None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Crashed:
     thread: str
 
@@ -84,7 +92,7 @@ class Service:
         self._inbox = parts.inbox
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
-        self._draining = self._hurried = False
+        self._signalled = self._hurried = False
         parts.events.subscribe(self._note_crash)
 
     def run(self) -> int:
@@ -119,10 +127,11 @@ class Service:
     def _take_signals(self) -> Mapping[int, Any]:
         def pass_on(number: int, _: FrameType | None) -> None:
             self._inbox.put(_Signalled(number))
-            if self._draining and not self._hurried:  # whatever the main thread waits for, it ends now
+            if self._signalled and not self._hurried:  # whatever the main thread waits for, it ends now
                 self._hurried = True
                 # Not by `threading`: this very thread may be holding its lock, to start another.
                 _thread.start_new_thread(_cut_off_soon, ())
+            self._signalled = True
 
         def reload(_: int, __: FrameType | None) -> None:
             self._parts.reloader.request()
@@ -137,24 +146,39 @@ class Service:
         deadline = self._clock.monotonic() + self._config.database.startup_timeout.total_seconds()
         told = False
         while True:
-            try:
-                if self._config.database.create_tables:
-                    before, after = tables.upgrade(self._parts.database)
-                    if before != after:
-                        self._events.emit("schema_upgraded", revision_from=before or "", revision_to=after)
-                else:
-                    tables.require_current(self._parts.database)
-                return self._parts.ledger.survey([""]).now
-            except StoreRefused:
-                raise
-            except StoreUnavailable as error:
-                if self._clock.monotonic() >= deadline:
-                    raise
-                if not told:
-                    told = True
-                    self._events.emit("store_unavailable", part="start", error=str(error))
+            self._parts.progress.step()
+            # Not here: in a resolver no signal is heard, and in a driver none is obeyed.  Its name is the conductor's,
+            # for the health: it is the conductor that waits.
+            threading.Thread(target=self._try_database, name="conductor", daemon=True).start()
+            message = None
+            while not isinstance(message, _Prepared):
+                message = self._inbox.get(LOOK_SECONDS)
+                if isinstance(message, _Signalled):
+                    return None
+            error = message.error
+            if error is None:
+                return message.now
+            may_pass = isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)
+            if not may_pass or self._clock.monotonic() >= deadline:
+                raise error
+            if not told:
+                told = True
+                self._events.emit("store_unavailable", part="start", error=str(error))
             if isinstance(self._message(CONNECT_RETRY_SECONDS), _Signalled):
                 return None
+
+    def _try_database(self) -> None:
+        try:
+            if self._config.database.create_tables:
+                before, after = tables.upgrade(self._parts.database)
+                if before != after:
+                    self._events.emit("schema_upgraded", revision_from=before or "", revision_to=after)
+            else:
+                tables.require_current(self._parts.database)
+            prepared = _Prepared(self._parts.ledger.survey([""]).now)
+        except BaseException as error:  # raised where it is waited for
+            prepared = _Prepared(None, error)
+        self._inbox.put(prepared)
 
     def _start(self, now: datetime) -> None:
         self._parts.results.start()
@@ -270,7 +294,6 @@ class Service:
     def _drain(self, number: int) -> int:
         grace_seconds = self._config.service.shutdown_grace.total_seconds()
         deadline = self._clock.monotonic() + grace_seconds
-        self._draining = True
         self._parts.progress.phase = Phase.DRAINING
         self._parts.reloader.stop()
         self._events.emit(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import PROCESS_SECONDS, Command
+from tests.cli.conftest import PROCESS_SECONDS, Command, process_environment
 from tests.cli.test_run import Replica
 from tests.servers import PostgresServer
 from tests.waiting import wait_until
@@ -40,7 +40,7 @@ from scheduler_service.mailbox import Mailbox
 service.HURRY_SECONDS = 0.1
 one = service.Service(None, SimpleNamespace(clock=BootClock(), events=Events(), inbox=Mailbox()))
 one._take_signals()
-one._draining = True
+one._signalled = True
 with threading._active_limbo_lock:  # as when a thread is started
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
@@ -59,6 +59,19 @@ def for_ever():
     pathlib.Path('begun.txt').write_text('begun')
     while True:
         time.sleep(0.05)
+"""
+HANGING_IN_THE_START = """
+import os, signal, sys, time
+from scheduler_service import service, tables
+from scheduler_service.cli import main
+service.HURRY_SECONDS = 0.1
+def hang(*_):
+    for _ in range(int(sys.argv[2])):
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(600)
+owner, name = {"database": (tables, "upgrade"), "parts": (service.Service, "_start")}[sys.argv[1]]
+setattr(owner, name, hang)
+main(["run", "--port", "0"])
 """
 Start = Callable[..., Replica]
 
@@ -177,6 +190,17 @@ def test_threads_that_a_job_has_started_do_not_hold_up_the_end(
     replica.wait_for("run_finished" if code == 0 else "run_started")
     assert replica.end(signal.SIGTERM) == code
     assert replica.events("service_stopped")
+
+
+@pytest.mark.parametrize(("what", "signals", "code"), [("database", 1, 0), ("parts", 2, 1)])
+def test_a_start_that_hangs_ends_with_the_first_signal_and_whatever_it_does_with_the_second(
+    tmp_path: Path, what: str, signals: int, code: int
+) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG.format(url="sqlite:///scheduler.db", grace="60s"))
+    command = [sys.executable, "-c", HANGING_IN_THE_START, what, str(signals)]
+    environment = process_environment()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, timeout=PROCESS_SECONDS / 2, check=False)
+    assert done.returncode == code
 
 
 @pytest.mark.root
