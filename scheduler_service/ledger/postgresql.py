@@ -167,11 +167,13 @@ class PostgresLedger(LedgerReads):
         self._all(SIGN_OUT, _CLOSE_TYPES, gone=instance_id, **_limits(starts_limits))
 
     def _sign_in_rows(self, values: dict[str, Any]) -> tuple[Any, Any]:
-        rows = self._rows(
-            f"""with me as ({SIGN_IN})
-                select (select seen_at from me), q.* from (select 1) one left join ({PEERS}) q on true""",
-            **values,
-        )
+        with self._signing_in() as connection:
+            rows = self._on(
+                connection,
+                f"""with me as ({SIGN_IN})
+                    select (select seen_at from me), q.* from (select 1) one left join ({PEERS}) q on true""",
+                **values,
+            )
         return rows[0][0], [row[1:] for row in rows if row[1] is not None]
 
     def mark_lost(

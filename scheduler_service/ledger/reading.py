@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
@@ -237,7 +238,12 @@ class LedgerReads:
         return to_microseconds(moment)
 
     def _sign_in_rows(self, values: dict[str, Any]) -> tuple[Any, Any]:
-        return self._rows(SIGN_IN, **values)[0][0], self._rows(PEERS)
+        with self._signing_in() as connection:
+            return self._on(connection, SIGN_IN, **values)[0][0], self._on(connection, PEERS)
+
+    def _signing_in(self) -> AbstractContextManager[Connection]:
+        # As short as `lost_after` counts on: a sign of life that hangs must not take the time of those after it.
+        return self._database.connect(seconds=self._database.attempt_seconds)
 
     def _job_states(self, connection: Connection, job_ids: Sequence[str]) -> tuple[JobState, ...]:
         rows = self._on(

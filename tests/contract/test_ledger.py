@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import delete, func, insert, select, update
 
 from scheduler_service import schedule as schedules
-from scheduler_service.database import Database
+from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.ledger import Finished, Replica, open_ledger
 from scheduler_service.model import Lease, Overlap, Reason, State
 from scheduler_service.tables import job_state, leader_lease, leader_term, replica, run, run_attempt, run_output
@@ -475,6 +476,21 @@ def test_signing_in_tells_what_is_open_here_and_who_else_is_there(world: World) 
     assert [(one.instance_id, one.open_count, one.config_hash) for one in signed_in.peers] == [(OTHER, 0, "another")]
     seen = world.ledger.sign_in(Replica(OTHER, "host", 2, "1", "another"))
     assert [(one.instance_id, one.open_count) for one in seen.peers] == [(ME, 1)]
+
+
+def test_a_sign_in_that_hangs_is_given_up_as_soon_as_an_attempt_of_the_election(store_url: str) -> None:
+    statement_seconds = 20.0
+    database = Database(store_url, attempt_seconds=0.3, statement_seconds=statement_seconds)
+    ledger, me = open_ledger(database, LOCK), Replica(ME, "host", 1, "1", "hash")
+    ledger.sign_in(me)
+    with database.transaction() as connection:
+        connection.execute(update(replica).values(host="held"))
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            ledger.sign_in(me)
+        assert time.monotonic() - began < statement_seconds / 2
+    ledger.sign_in(me)
+    database.dispose()
 
 
 def test_a_holder_without_a_row_is_a_peer_never_seen(world: World) -> None:
