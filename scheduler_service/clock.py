@@ -47,8 +47,12 @@ class DatabaseTime:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
         self._bounds: tuple[float, float, float] | None = None  # low, high, when
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew in a forked child, but for what the answers told: somebody may have held the lock."""
+        self._lock = threading.Lock()
 
     def observe(self, sent: float, received: float, told: datetime) -> float:
         """Learn from one answer: boot-clock seconds around it, and the time it carried.

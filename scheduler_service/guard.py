@@ -55,12 +55,12 @@ class Guard:
         self._gone = gone
         self._clock = clock
         self._rng = rng
+        self.forget(events)
+
+    def forget(self, events: Events) -> None:
+        """Begin anew, in a forked child too, where the thread is not and connection and name are the parent's."""
         self._events = events
         self._outage = Outage(events, "guard", self._clock)
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew, in a forked child too, where the thread is not and the connection is the parent's."""
         self._changed = threading.Condition()
         self._term: int | None = None
         self._stopped = False

@@ -375,13 +375,14 @@ class Elector(Machine):
         The parent goes on leading; its connections and sockets stay its own.
         """
         name = _unique(self._configured)
-        self._events = self._events.bind(instance=name)
-        self.begin(name)
+        events = self._events.bind(instance=name)
+        self.begin(name, events)
+        self.database_time.forget()
         self._waiting.forget()
-        self._listeners.forget()
+        self._listeners.forget(events)
         self._journal.forget()
         if self._guard is not None:
-            self._guard.forget()
+            self._guard.forget(events)
         if self._waker is not None:
             self._waker.close()
         self._waker = self._thread = None

@@ -83,14 +83,14 @@ class Listeners:
     """
 
     def __init__(self, events: Events, *, resign: Callable[[int], None], holds: Callable[[int], bool]) -> None:
-        self._events = events
         self._resign = resign
         self._holds = holds  # whether a term is still ours
         self._listeners: tuple[Listener, ...] = ()
-        self.forget()
+        self.forget(events)
 
-    def forget(self) -> None:
-        """Begin anew, in a forked child too, where the thread and the event loop are not."""
+    def forget(self, events: Events) -> None:
+        """Begin anew, in a forked child too, where the thread and the event loop are not, and the name is another."""
+        self._events = events
         self._queue: deque[tuple[Elected | Lost, tuple[Listener, ...]]] = deque()
         self._newest: Elected | Lost | None = None
         self._changed = threading.Condition()

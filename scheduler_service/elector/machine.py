@@ -70,20 +70,20 @@ class Machine:
         self._store = store
         self._clock = clock
         self._pace = Pace(timing.jitter_seconds, rng)
-        self._events = events
         self._announce = announce
         self._watch = watch
         self._prepare = prepare
         self._ready = ready
         self._name = name
-        self._outage = Outage(events, "elector", clock)
         self._withdrawn = False
         self.stepped_at = clock.monotonic()  # when the last step began, on the boot clock
-        self.begin(instance_id)
+        self.begin(instance_id, events)
 
-    def begin(self, instance_id: str) -> None:
+    def begin(self, instance_id: str, events: Events) -> None:
         """Be a standby under this name that has heard nothing yet."""
         self.instance_id = instance_id
+        self._events = events
+        self._outage = Outage(events, "elector", self._clock)
         self.observation: Observation | None = None
         self.problem: str | None = None  # why the database gave no answer when it was asked last, for a person
         self._standing = Standing(Role.STANDBY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 import warnings
@@ -358,6 +359,45 @@ def test_a_forked_child_is_no_leader_has_a_name_of_its_own_and_can_stand_for_its
         parent.heard.wait("leadership_renewed", after=renewed + 1)
         assert parent.elector.is_leader()
         assert parent.heard.all("leadership_suspect") == []
+
+
+def test_a_child_that_was_forked_in_the_middle_of_an_answer_can_stand_for_itself(database: Database) -> None:
+    elector = Elector(database)
+    with elector.database_time._lock, warnings.catch_warnings():  # as its thread holds it
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            try:
+                elector.step()
+            finally:
+                os._exit(0 if elector.is_leader() else 1)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_whatever_a_forked_child_tells_bears_its_own_name(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Heard()
+    elector = Elector(database, crash_detection="auto", events=heard.events)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("gone")
+
+    elector.add_listener(on_lost=fail)
+    elector.forget()  # as in a child
+    lease = Lease(1, "other", 1, datetime.now(UTC), 0.0, False)
+    elector._listeners.put(Lost(lease, "crashed"))
+    monkeypatch.setattr(database, "own_connection", fail)
+    elector.step()
+    parts = {"elector"}
+    if elector._guard is not None:
+        parts.add("guard")
+        elector._guard.step(1)
+        elector._guard.step(1)  # the first failure may be no more than the end of an idle session
+    elector.stop()
+    told = [*heard.all("store_unavailable"), *heard.all("listener_failed")]
+    assert {event.fields.get("part", "listener") for event in told} == parts | {"listener"}
+    assert {event.fields["instance"] for event in told} == {elector.instance_id}
 
 
 def _in_child(elector: Elector, lease: Lease) -> int:
