@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import islice
 
 from scheduler_service.ledger.sampling import Record, Sample
 from scheduler_service.model import JobSpec, State
@@ -39,7 +40,7 @@ class Fortunes:
 
     def __init__(self) -> None:
         self._known: dict[str, Fortune] = {}
-        self._unread: list[str] = []  # jobs whose past is not known yet
+        self._unread: dict[str, None] = {}  # jobs whose past is not known yet, each once and in order
         self._excused: set[str] = set()  # jobs from which success is expected anew, from the next look on
 
     def configure(self, job_ids: Collection[str]) -> None:
@@ -47,7 +48,7 @@ class Fortunes:
         for job_id in self._known.keys() - set(job_ids):
             del self._known[job_id]
         self._excused &= set(job_ids)
-        self._unread = [job_id for job_id in job_ids if job_id not in self._known]
+        self._unread = {job_id: None for job_id in job_ids if job_id not in self._known}
 
     def excuse(self, job_id: str) -> None:
         """Expect a job's success from the next look on, whatever was before."""
@@ -62,7 +63,7 @@ class Fortunes:
 
     def unread(self, most: int) -> Sequence[str]:
         """Return jobs whose past is to be read next, at most so many."""
-        return self._unread[:most]
+        return tuple(islice(self._unread, most))
 
     def known(self) -> Mapping[str, Fortune]:
         """Return the fortunes as they are now."""
@@ -70,7 +71,8 @@ class Fortunes:
 
     def recall(self, read: Sequence[str], records: Iterable[Record]) -> None:
         """Learn the past of jobs that were read from the ledger."""
-        self._unread = self._unread[len(read) :]
+        for job_id in read:
+            self._unread.pop(job_id, None)
         for one in records:
             counted_from = one.accountable_from if one.succeeded_at is None else one.succeeded_at
             # What came before it was enabled again, or in a pause that is over, is not held against it.
@@ -94,7 +96,7 @@ class Fortunes:
         """Note when the job should have succeeded again; anew only once that moment has come, for it takes a while."""
         fortune = self._known.get(spec.id)
         if fortune is None:
-            self._unread.append(spec.id)  # no leader knew it when its past was read
+            self._unread[spec.id] = None  # no leader knew it when its past was read
             return
         expected_from = fortune.counted_from if fortune.expected_from is None else fortune.expected_from
         if spec.id in sample.paused or spec.id in self._excused:

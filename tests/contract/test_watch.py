@@ -45,6 +45,7 @@ class Samples:
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
         self.asked: list[tuple[str, ...]] = []
+        self.read: list[str] = []
         self.away = False
         self.before: Callable[[], None] | None = None
 
@@ -52,6 +53,7 @@ class Samples:
         return self.sampler.attempts()
 
     def records(self, job_ids: Any) -> Any:
+        self.read += job_ids
         return self.sampler.records(job_ids)
 
     def sample(self, job_ids: Any, *rest: Any) -> Any:
@@ -317,6 +319,18 @@ def test_one_sample_looks_at_a_bounded_number_of_jobs_and_the_next_goes_on(world
         world.look()
     assert [len(asked) for asked in world.samples.asked] == [BATCH_JOBS, BATCH_JOBS, 500]
     assert len(set().union(*world.samples.asked)) == 2 * BATCH_JOBS + 500
+
+
+def test_the_past_of_a_job_is_read_once_however_often_it_comes_due_before(
+    world: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.watch.BATCH_RECORDS", 2)
+    jobs = [job(f"job-{number}", timedelta(seconds=1)) for number in range(6)]
+    world.adopt(*jobs, back=5 * MINUTE)
+    world.begin(*jobs)
+    for _ in range(6):
+        assert len(world.look().fortunes) == min(6, len(world.samples.read))
+    assert world.samples.read == [spec.id for spec in jobs]
 
 
 def test_jobs_keep_their_turn_through_an_outage(world: Watched) -> None:
