@@ -1,6 +1,6 @@
 """How long a scrape takes with 10,000 jobs, and what it costs those who count meanwhile.
 
-.venv/bin/python benchmarks/scrape.py [JOBS]
+python -m benchmarks.scrape [JOBS]
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from scheduler_service import schedule as schedules
 from scheduler_service.clock import BootClock, DatabaseTime
 from scheduler_service.events import Events
 from scheduler_service.metrics import Metrics, Sources
-from scheduler_service.metrics.exposition import registry, text
+from scheduler_service.metrics.exposition import text
 from scheduler_service.model import JobSpec
 from scheduler_service.watch import Fortune, Seen
+from tests.prometheus import registry
 
 ROUNDS = 5
 NOW = datetime.now(UTC)
@@ -27,8 +28,8 @@ NOW = datetime.now(UTC)
 
 def sources(job_ids: list[str], clock: BootClock) -> Any:
     """Return parts of a service at rest that has seen every job."""
-    fortunes = {job_id: Fortune(NOW, True, 0, NOW, NOW + timedelta(days=1)) for job_id in job_ids}
-    seen = Seen(NOW, clock.monotonic(), 0, 0, 0, 3, None, None, frozenset(), fortunes)
+    fortunes = {job_id: Fortune(NOW, 0, NOW, NOW + timedelta(days=1)) for job_id in job_ids}
+    seen = Seen(NOW, clock.monotonic(), 0, 0, 0, 3, None, None, (), frozenset(), fortunes)
     elector = SimpleNamespace(
         current=lambda: None, observed=lambda: None, database_time=DatabaseTime(clock), instance_id="me-1", lock_id=1
     )

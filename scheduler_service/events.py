@@ -73,7 +73,6 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "run_output": (INFO, "job run line"),
     "attempt_lost": (WARNING, "job run scheduled_at attempt holder rerun?"),
     "attempt_returned": (WARNING, "job run attempt reason"),
-    "result_late": (WARNING, "job run attempt"),
     "result_cut": (ERROR, "job run attempt error"),
     "result_refused": (ERROR, "job run attempt error"),
     "results_given_up": (ERROR, "count jobs"),

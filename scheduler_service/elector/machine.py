@@ -117,11 +117,6 @@ class Machine:
             return None
         return leader.leader_id, leader.term
 
-    @property
-    def suspect(self) -> bool:
-        """Whether we led until an error and try to go on in the same term."""
-        return self._standing.role is Role.SUSPECT
-
     def holds(self, term: int) -> bool:
         """Whether `term` is ours still, be it that we may not act under it just now."""
         lease = self._standing.lease

@@ -26,7 +26,7 @@ KEYS_AT_MOST = 1000
 
 _VARYING = frozenset({"run", "attempt", "scheduled_at", "until", "count", "duration_seconds", "exit_code"})
 _NAMED_EACH = frozenset(
-    {"attempt_lost", "attempt_returned", "result_late", "result_cut", "result_refused", "thread_crashed"}
+    {"attempt_lost", "attempt_returned", "result_cut", "result_refused", "thread_crashed"}
     | {"config_rejected", "restart_needed", "module_changed", "thread_stuck"}
 )
 _WORDS = frozenset({"error", "message"})  # numbers in them are addresses, sizes, times

@@ -62,7 +62,6 @@ class Asked:
 
     state: State  # cancelled or timed_out
     error: str  # for a person
-    killed: bool = False  # by SIGKILL
 
 
 def follow(group: Group, spec: JobSpec, stop: threading.Event, output: Output, clock: Clock) -> Asked | None:
@@ -87,7 +86,7 @@ def follow(group: Group, spec: JobSpec, stop: threading.Event, output: Output, c
         elif kill_at is not None and now >= kill_at:
             kill_at = None
             ignored = f"; it ignored SIGTERM and was killed {spec.kill_after.total_seconds():g}s later"
-            asked = Asked(asked.state, asked.error + ignored, killed=True)
+            asked = Asked(asked.state, asked.error + ignored)
             group.kill()
         due = kill_at if asked is not None else None if limit is None else limit.ends_at
         wait = LOOK_SECONDS if due is None else min(LOOK_SECONDS, max(0.0, due - now))

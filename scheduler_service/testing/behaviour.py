@@ -61,10 +61,6 @@ class Behaviour:
         lengths = self._lengths.get(job_id)
         return timedelta(0) if lengths is None else lengths.take()
 
-    def decides_end(self, job_id: str) -> bool:
-        """Whether the test said how this job ends."""
-        return job_id in self._ends
-
     def outcome(self, attempt: Attempt, spec: JobSpec) -> Outcome:
         """Return how the start that begins now ends, at the end of its time."""
         ends = self._ends.get(spec.id)

@@ -23,7 +23,6 @@ class Fortune:
     """How a job has done: moments of the database."""
 
     counted_from: datetime  # its last success; for a job without one, when it was first accounted for
-    succeeded: bool = False
     failures_in_a_row: int = 0
     expected_from: datetime | None = None  # a success, or a pause, after which it is expected to succeed
     overdue_at: datetime | None = None  # by this moment
@@ -77,7 +76,7 @@ class Fortunes:
             counted_from = one.accountable_from if one.succeeded_at is None else one.succeeded_at
             # What came before it was enabled again, or in a pause that is over, is not held against it.
             expected_from = max(moment for moment in (counted_from, one.accountable_from, one.paused_at) if moment)
-            fortune = Fortune(counted_from, one.succeeded_at is not None, int(one.failed_count), expected_from)
+            fortune = Fortune(counted_from, int(one.failed_count), expected_from)
             self._known.setdefault(one.job_id, fortune)
 
     def learn(self, sample: Sample) -> None:
@@ -87,8 +86,7 @@ class Fortunes:
             if fortune is None:  # its past is not read yet, and will tell of this too
                 continue
             if one.state is State.SUCCEEDED:
-                changed = replace(fortune, counted_from=one.finished_at, succeeded=True, failures_in_a_row=0)
-                self._known[one.job_id] = changed
+                self._known[one.job_id] = replace(fortune, counted_from=one.finished_at, failures_in_a_row=0)
             elif one.state in FAILURES:
                 self._known[one.job_id] = replace(fortune, failures_in_a_row=fortune.failures_in_a_row + 1)
 

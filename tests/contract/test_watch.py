@@ -382,14 +382,14 @@ def known(world: Watched, **changes: Any) -> JobSpec:
 
 def test_failures_are_counted_until_the_next_success(world: Watched) -> None:
     known(world)
-    assert not world.fortune().succeeded
+    accounted_from = world.fortune().counted_from
     for state in ("failed", "timed_out", "lost", "cancelled"):
         world.ran(state)
-    assert world.fortune().failures_in_a_row == 3
+    assert (world.fortune().counted_from, world.fortune().failures_in_a_row) == (accounted_from, 3)
     world.ran("succeeded")
     fortune = world.fortune()
-    assert (fortune.succeeded, fortune.failures_in_a_row) == (True, 0)
-    assert world.now() - fortune.counted_from < MINUTE
+    assert fortune.failures_in_a_row == 0
+    assert accounted_from < fortune.counted_from <= world.now()
 
 
 def test_a_replica_that_starts_later_counts_the_same(world: Watched) -> None:
@@ -417,10 +417,10 @@ def test_a_run_that_is_tried_again_counts_once(world: Watched) -> None:
 def test_a_run_that_went_on_when_the_replica_started_is_followed_to_its_end(world: Watched) -> None:
     known(world)
     run_id = world.ran("running")
-    for _ in range(2):
-        assert not world.fortune().succeeded
+    accounted_from = world.fortune().counted_from
+    assert world.fortune().counted_from == accounted_from
     world.end(run_id, 1, "succeeded")
-    assert world.fortune().succeeded
+    assert world.fortune().counted_from > accounted_from
 
 
 def test_a_job_without_a_success_counts_from_when_it_was_first_accounted_for(world: Watched) -> None:

@@ -330,7 +330,6 @@ def test_an_error_ends_trust_at_once_and_an_answer_resumes_the_same_term(bench: 
     bench.store.fail()
     assert bench.machine.step() == 0.0
     assert bench.machine.current() is None
-    assert bench.machine.suspect
     bench.clock.now += 2.0
     assert 0.0 < bench.machine.step() <= 0.05
     bench.store.mend()
@@ -338,7 +337,6 @@ def test_an_error_ends_trust_at_once_and_an_answer_resumes_the_same_term(bench: 
     lease = bench.machine.current()
     assert lease is not None
     assert lease.term == 1
-    assert not bench.machine.suspect
     assert [event.name for event in bench.events] == [
         "leader_elected",
         "leadership_suspect",
@@ -382,7 +380,7 @@ def test_a_suspect_that_was_replaced_steps_down(bench: Bench) -> None:
 def test_an_error_while_cleaning_up_is_an_error(bench: Bench) -> None:
     bench.lead()
     bench.store.fail("cleanup")
-    while not bench.machine.suspect:
+    while not bench.named("leadership_suspect"):
         bench.clock.now += bench.machine.step()
     assert "cleanup" in bench.store.asked
     bench.machine.step()

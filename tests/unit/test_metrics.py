@@ -18,7 +18,8 @@ from scheduler_service.events import CATALOGUE as EVENTS
 from scheduler_service.events import Events
 from scheduler_service.metrics.catalogue import CATALOGUE, COUNTER, GAUGE, HISTOGRAM, SUMMARY, Metric
 from scheduler_service.metrics.counting import PARTS, STATEMENTS, Counts, Distribution
-from scheduler_service.metrics.exposition import Snapshot, registry, text
+from scheduler_service.metrics.exposition import Snapshot, text
+from tests.prometheus import registry
 
 ROOT = Path(__file__).parents[2]
 TICK = datetime(2026, 11, 23, 12, tzinfo=UTC)
