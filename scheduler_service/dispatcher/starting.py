@@ -23,7 +23,8 @@ from typing import Protocol
 from scheduler_service.clock import Clock
 from scheduler_service.dispatcher.settling import never_began
 from scheduler_service.ledger import Ledger, Poll
-from scheduler_service.model import Attempt, Isolation, JobSpec, Kind, Lease, Run
+from scheduler_service.model import Attempt, JobSpec, Kind, Lease, Run
+from scheduler_service.runner import needs_process
 
 CANDIDATES = 1000  # read at once
 OLDEST_SECONDS = 0.75  # how often a new leader starts what waits longest, as long as it has jobs to settle
@@ -138,7 +139,7 @@ class Starter:
             self._just_due = []
 
     def _without_a_process(self, specs: Specs) -> list[str]:
-        return [] if self._workers.free_process_count else [one.id for one in specs.values() if _isolated(one)]
+        return [] if self._workers.free_process_count else [one.id for one in specs.values() if needs_process(one)]
 
     def forget(self) -> None:
         """Know no candidates any more: to be done when jobs, leadership or the database have changed."""
@@ -164,7 +165,7 @@ class Starter:
         oldest = {run.id for run in self._candidates}
         for run in self._newest if newest_alone else self._in_turn():
             spec = specs[run.job_id]
-            isolated = _isolated(spec)
+            isolated = needs_process(spec)
             if isolated and processes == 0:
                 passed = passed or run.id in oldest
             else:
@@ -234,7 +235,3 @@ def _acceptable(runs: Iterable[Run], specs: Specs, untried: AbstractSet[str]) ->
 
 def _may_be_stale(run: Run, untried: AbstractSet[str]) -> bool:
     return run.job_id in untried and never_began(run)
-
-
-def _isolated(spec: JobSpec) -> bool:
-    return spec.isolation is Isolation.PROCESS and spec.run is not None

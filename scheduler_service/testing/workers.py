@@ -13,7 +13,8 @@ from typing import Any
 
 from scheduler_service import policy
 from scheduler_service.ledger import Finished
-from scheduler_service.model import Attempt, Isolation, JobSpec, Outcome, State
+from scheduler_service.model import Attempt, JobSpec, Outcome, State
+from scheduler_service.runner import needs_process
 from scheduler_service.runner.arguments import ArgumentsError, arguments
 from scheduler_service.testing.behaviour import Behaviour
 from scheduler_service.testing.moments import SimulatedClock
@@ -105,7 +106,7 @@ class SimulatedWorkers:
 
     def submit(self, attempt: Attempt, spec: JobSpec, weight: int = 1) -> None:  # noqa: ARG002  # all weigh the same
         """Begin a run."""
-        isolated = spec.run is not None and spec.isolation is Isolation.PROCESS
+        isolated = needs_process(spec)
         length, outcome = self._begin(attempt, spec)
         began = attempt.started_at
         ends_at = returns_at = began + length
