@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.1  # for the end of the server, between polls
 BEAT_SECONDS = 5.0  # at the latest, so that a page notices when it is cut off
 MOST_WATCHERS = 100  # at once; others are told to come again
 MEDIA_TYPE = "text/event-stream"
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Watcher = asyncio.Queue[bytes | None]  # what somebody is still to be told; None is the end
 

@@ -293,13 +293,15 @@ def test_other_methods_are_refused_with_those_that_there_are(sqlite_site: Site, 
         assert answer.document["status"] == 405
 
 
-@pytest.mark.parametrize("path", ["/livez", "/api/v1/status", "/nothing", "/api/v1/runs?limit=x"])
+@pytest.mark.parametrize("path", ["/livez", "/", "/sign-in", "/api/v1/status", "/nothing", "/api/v1/runs?limit=x"])
 def test_every_answer_keeps_browsers_strict(sqlite_site: Site, path: str) -> None:
     answer = sqlite_site.ask("GET", path, headers={"Origin": "https://elsewhere.example"})
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert "unsafe" not in answer.headers["content-security-policy"]
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "data:" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["referrer-policy"] == "same-origin"
     assert answer.headers["cache-control"] == "no-store"
     assert not [name for name in answer.headers if name.startswith("access-control-")]
     assert "server" not in answer.headers
