@@ -25,7 +25,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, StaticPool, create_engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from scheduler_service.clock import BootClock, Clock
+from scheduler_service.clock import Clock
 from scheduler_service.database import postgresql, sqlite, urls
 from scheduler_service.database.errors import (
     DRIVER_ERRORS,
@@ -89,7 +89,7 @@ class Database:
         self._name = name
         self._most_connections = most_connections
         self._simulated_time = simulated_time
-        self._clock = clock or BootClock()
+        self._clock = clock
         self._secrets = urls.secrets(self._url)
         self._abandoned: list[Any] = []  # of the parent, in a forked child
         self._begin()
@@ -170,7 +170,10 @@ class Database:
         return connection
 
     def connecting(self, thread: str) -> Connecting | None:
-        """Return when the thread of this name connected last, and whether it still does; None if it never did."""
+        """Return when the thread of this name connected last, and whether it still does; None if it never did.
+
+        For a database that was given a clock.
+        """
         return self._connecting.get(thread)
 
     def dispose(self) -> None:
@@ -241,6 +244,9 @@ class Database:
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
         """Tell that this thread connects: nobody bounds how long a resolver takes, and a host's many addresses."""
+        if self._clock is None:  # nobody asks, and the threads of jobs have a new name for each run
+            yield
+            return
         thread = threading.current_thread().name
         self._connecting[thread] = Connecting(self._clock.monotonic(), going_on=True)
         try:
