@@ -159,7 +159,7 @@ def test_a_second_signal_in_the_middle_of_starting_a_thread_ends_it_too() -> Non
 
 
 @pytest.mark.parametrize(
-    ("module", "code"),
+    ("module", "grace", "code"),
     [
         pytest.param(
             """
@@ -167,6 +167,7 @@ def test_a_second_signal_in_the_middle_of_starting_a_thread_ends_it_too() -> Non
                 with ThreadPoolExecutor() as pool:
                     pool.submit(for_ever)
             """,
+            "100ms",
             1,
             id="its threads outlast the grace",
         ),
@@ -175,17 +176,18 @@ def test_a_second_signal_in_the_middle_of_starting_a_thread_ends_it_too() -> Non
             def main():
                 ThreadPoolExecutor().submit(for_ever)
             """,
+            "60s",
             0,
             id="it has returned, and left one behind",
         ),
     ],
 )
 def test_threads_that_a_job_has_started_do_not_hold_up_the_end(
-    start: Start, tmp_path: Path, module: str, code: int
+    start: Start, tmp_path: Path, module: str, grace: str, code: int
 ) -> None:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "endless.py").write_text(FOR_EVER + textwrap.dedent(module))
-    replica = start(grace="100ms", config=ENDLESS)
+    replica = start(grace=grace, config=ENDLESS)
     begun(tmp_path)
     replica.wait_for("run_finished" if code == 0 else "run_started")
     assert replica.end(signal.SIGTERM) == code
