@@ -5,10 +5,14 @@ open under its name with what it runs.  The leader watches the others: a replica
 did not change for `lost_after`, on the leader's own boot clock and with the database answering all
 the while, is gone, and what it left open is closed as lost.  A lost session is no proof of a dead
 process; only this silence is taken for one.
+
+The leader prunes a few jobs at a time, each in its turn; one that has more to remove than a visit can is
+visited again a second later, until it has not.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +28,10 @@ from scheduler_service.model import Attempt, Lease
 WATCH_SECONDS = 1.0  # how often we look while we run something, or lead and another replica does
 LEAST_SECONDS = 0.05
 PRUNE_SECONDS = 20.0
+PRUNE_SOON_SECONDS = 1.0  # while there is more
 PRUNE_ROWS = 500
+PRUNE_JOBS = 25  # visited at once,
+BUSY_JOBS = 5  # and so many of them because their last visit left rows: others have their turn beside them
 RETRY_SECONDS = 1.0
 SAMPLE_JOBS = 100  # so many of our jobs are looked for where another replica has another configuration
 LIVE_SECONDS = 30.0  # a replica seen within this is compared with the leader's configuration
@@ -86,6 +93,9 @@ class Housekeeping:
         self._watched: dict[str, _Watched] = {}
         self._drifting: dict[str, str] = {}
         self._pruned_at = clock.monotonic()
+        self._pruned_term = 0
+        self._to_prune: list[str] = []  # the jobs to be visited next
+        self._behind = False  # there is more to prune
         self._outage = Outage(events, "housekeeping", clock)
         self._pruning = Outage(events, "pruning", clock)
         self._woken = threading.Event()
@@ -135,7 +145,7 @@ class Housekeeping:
             self._close_lost(lease)
             self._prune(lease)
         # Soon again while something runs here: somebody may want to cancel it.
-        busy = bool(self._workers.registry()) or (lease is not None and watching)
+        busy = bool(self._workers.registry()) or (lease is not None and (watching or self._behind))
         seconds = min(WATCH_SECONDS, self._sign_in_seconds) if busy else self._sign_in_seconds
         return seconds if lease is None else min(seconds, self._next_loss_seconds())
 
@@ -225,14 +235,32 @@ class Housekeeping:
         now = self._clock.monotonic()
         if now - self._pruned_at < PRUNE_SECONDS:
             return
-        self._pruned_at = now
+        self._pruned_at, self._behind = now, False
+        if lease.term != self._pruned_term:
+            self._pruned_term, self._to_prune = lease.term, []
         try:
-            count = self._ledger.prune(lease, self._keep_for, self._keep_runs, PRUNE_ROWS)
+            jobs = self._next_to_prune()
+            pruned = self._ledger.prune(lease, jobs, self._keep_for, self._keep_runs, PRUNE_ROWS)
         except StoreUnavailable as error:
             self._pruning.failed(error)  # no reason to doubt what the watch has seen
             return
         self._pruning.over()
-        if count:
-            self._events.emit("history_pruned", count=count)
-        if count == PRUNE_ROWS:
-            self._pruned_at -= PRUNE_SECONDS - 1.0  # there is more: soon again, but not at once
+        if pruned is None:
+            return
+        if pruned.count:
+            self._events.emit("history_pruned", count=pruned.count)
+        self._to_prune[:0] = pruned.busy[:BUSY_JOBS]
+        self._behind = bool(pruned.busy) or pruned.count == PRUNE_ROWS
+        if self._behind:
+            self._pruned_at -= PRUNE_SECONDS - PRUNE_SOON_SECONDS  # soon again, but not at once
+
+    def _next_to_prune(self) -> list[str]:
+        """Take the jobs to visit now; each has its turn before any has another, but those with more to remove."""
+        if len(self._to_prune) < PRUNE_JOBS:
+            # In another order each time: who comes first, when leaders change often, and who last, when there is
+            # more to remove than one statement may.
+            others = [job_id for job_id in self._ledger.job_ids() if job_id not in self._to_prune]
+            random.shuffle(others)
+            self._to_prune += others
+        jobs, self._to_prune = self._to_prune[:PRUNE_JOBS], self._to_prune[PRUNE_JOBS:]
+        return jobs

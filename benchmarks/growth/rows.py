@@ -9,6 +9,7 @@ was filled before, to be used instead: filling takes a quarter of an hour where 
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -23,6 +24,7 @@ from benchmarks.growth.curves import Measured, Subject
 from benchmarks.load import percentile
 from benchmarks.pages import SETTINGS, fill
 from scheduler_service.database import Database
+from scheduler_service.housekeeping import PRUNE_JOBS, PRUNE_ROWS
 from scheduler_service.ledger import Finished
 from scheduler_service.model import State
 from tests.contract.ledger_world import World, outcome
@@ -34,7 +36,6 @@ FILLED_JOBS = 10_000
 LOCK_ID = 1  # whose rows the database is filled with
 BATCH = 100  # jobs or runs in a statement
 ROUNDS = 20
-PRUNED_ROWS = 500  # at a time, as the leader does
 AGE = timedelta(minutes=30)
 BURST, BURSTS = 1000, 2
 
@@ -71,6 +72,7 @@ def _verbs(url: str) -> dict[str, float]:
     ledger, lease = world.ledger, world.lease
     names = [f"verb-{number:03}" for number in range(BATCH)]
     world.adopt(*names, back=timedelta(days=1))
+    known = ledger.job_ids()
     for _ in range(ROUNDS):
         states = ledger.job_states(names)
         settlements = [world.settlement(state, State.WAITING) for state in states]
@@ -83,9 +85,14 @@ def _verbs(url: str) -> dict[str, float]:
         finished = [Finished(attempt, outcome()) for attempt in begun or ()]
         timed(f"finish {BATCH}, ms", lambda finished=finished: ledger.finish(finished))
         timed("poll, none waits, ms", lambda: ledger.poll(BATCH))
-        timed("prune, nothing to do, ms", lambda: ledger.prune(lease, timedelta(days=365), 10**9, PRUNED_ROWS))
+        some = random.sample(known, PRUNE_JOBS)
+        timed(
+            "prune, nothing to do, ms",
+            lambda some=some: ledger.prune(lease, some, timedelta(days=365), 10**9, PRUNE_ROWS),
+        )
     for _ in range(ROUNDS):
-        timed(f"prune {PRUNED_ROWS}, ms", lambda: ledger.prune(lease, AGE, 10**9, PRUNED_ROWS))
+        some = random.sample(known, PRUNE_JOBS)
+        timed(f"prune {PRUNE_ROWS}, ms", lambda some=some: ledger.prune(lease, some, AGE, 10**9, PRUNE_ROWS))
     database.dispose()
     return {name: statistics.median(values) for name, values in took.items()}
 

@@ -28,6 +28,7 @@ from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Out
 StartsLimits = Mapping[str, int]  # by job, for jobs with `on_crash: rerun`
 
 ABSENT_AFTER = timedelta(minutes=10)  # a job that was out of the configuration for longer owes nothing for it
+BUSY_ROWS = 25  # of the 50 that pruning looks at of each job, as some of them may go on or wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,14 @@ class LostAttempt:
     rerun: bool = False  # its run waits to be started again
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was removed."""
+
+    count: int
+    busy: tuple[str, ...]  # jobs that gave so many rows that they are likely to have more
+
+
 class Ledger(Protocol):
     """The verbs of one election's ledger; the implementations differ in how they are made atomic."""
 
@@ -263,8 +272,16 @@ class Ledger(Protocol):
         Runs of the jobs in `starts_limits` wait to be started again, unless they were started so often already.
         """
 
-    def prune(self, lease: Lease, keep_for: timedelta, keep_runs: int, limit: int) -> int | None:
-        """Remove closed rows that are too old or too many, at most `limit`; return how many."""
+    def job_ids(self) -> list[str]:
+        """Read the ids of all jobs that the ledger knows, those that are gone too."""
+
+    def prune(
+        self, lease: Lease, job_ids: Sequence[str], keep_for: timedelta, keep_runs: int, limit: int
+    ) -> Pruned | None:
+        """Remove closed rows of some jobs that are too old or too many: a few of each, at most `limit` in all.
+
+        If that is too little for all, the first jobs get their turn.
+        """
 
 
 def open_ledger(database: Database, lock_id: int) -> Ledger:
@@ -281,6 +298,7 @@ def open_ledger(database: Database, lock_id: int) -> Ledger:
 
 __all__ = [
     "ABSENT_AFTER",
+    "BUSY_ROWS",
     "Adoption",
     "Finished",
     "Held",
@@ -291,6 +309,7 @@ __all__ = [
     "OpenRun",
     "Peer",
     "Poll",
+    "Pruned",
     "Replica",
     "Settlement",
     "SignedIn",

@@ -17,10 +17,12 @@ from sqlalchemy.types import BigInteger, Boolean, DateTime, Float, Integer, Inte
 from scheduler_service.clock import EPOCH
 from scheduler_service.ledger import (
     ABSENT_AFTER,
+    BUSY_ROWS,
     Adoption,
     Finished,
     JobState,
     LostAttempt,
+    Pruned,
     Settlement,
     StartsLimits,
 )
@@ -196,17 +198,21 @@ class PostgresLedger(LedgerReads):
             if row[1] is not None
         ]
 
-    def prune(self, lease: Lease, keep_for: timedelta, keep_runs: int, limit: int) -> int | None:
-        """Remove closed rows that are too old or too many, at most `limit`."""
+    def prune(
+        self, lease: Lease, job_ids: Sequence[str], keep_for: timedelta, keep_runs: int, limit: int
+    ) -> Pruned | None:
+        """Remove closed rows of some jobs that are too old or too many; see Ledger."""
         row = self._one(
             PRUNE,
-            {"keep_for": Interval},
+            {"jobs": _TEXTS, "keep_for": Interval},
             **self._fence_values(lease),
+            jobs=list(job_ids),
             keep_for=keep_for,
             keep_runs=keep_runs,
             most=limit,
+            busy=BUSY_ROWS,
         )
-        return int(row[1]) if row[0] else None
+        return Pruned(row[1], tuple(row[2])) if row[0] else None
 
     def _all_states(self, wanted: set[str]) -> tuple[Any, tuple[JobState, ...]]:
         rows = self._rows(

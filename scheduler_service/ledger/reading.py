@@ -90,6 +90,10 @@ class LedgerReads:
         with self._database.connect() as connection:
             return self._job_states(connection, job_ids)
 
+    def job_ids(self) -> list[str]:
+        """Read the ids of all jobs that the ledger knows."""
+        return [row[0] for row in self._rows("select job_id from {p}job_state where lock_id = :lock_id")]
+
     def survey(self, job_ids: Sequence[str]) -> Survey:
         """Read the time and the open runs of some jobs, oldest tick first; with those whose code goes on."""
         # One statement, so that the time and the runs belong together: the row of the time is always there.

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from scheduler_service.ledger import ABSENT_AFTER, Adoption, LostAttempt, Settlement, StartsLimits
+from scheduler_service.ledger import ABSENT_AFTER, BUSY_ROWS, Adoption, LostAttempt, Pruned, Settlement, StartsLimits
 from scheduler_service.ledger.reading import asker
 from scheduler_service.ledger.sqlite_endings import MICROSECONDS, SqliteEndings
 from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Reason, Run
@@ -162,19 +162,22 @@ class SqliteLedger(SqliteEndings):
                 return []
             return self.close_left_open(connection, instance_id, starts_limits)
 
-    def prune(self, lease: Lease, keep_for: timedelta, keep_runs: int, limit: int) -> int | None:
-        """Remove closed rows that are too old or too many, at most `limit`."""
+    def prune(
+        self, lease: Lease, job_ids: Sequence[str], keep_for: timedelta, keep_runs: int, limit: int
+    ) -> Pruned | None:
+        """Remove closed rows of some jobs that are too old or too many; see Ledger."""
         with self._fenced(lease) as (connection, now):
             if now is None:
                 return None
             before = now - int(keep_for.total_seconds() * MICROSECONDS)
-            pruned = 0
-            some = self._on(
+            pruned, busy = 0, []
+            chosen = self._on(
                 connection,
-                "select job_id, settled_until from {p}job_state where lock_id = :lock_id order by random() limit 25",
+                "select job_id, settled_until from {p}job_state where lock_id = :lock_id and job_id in :jobs",
+                jobs=list(job_ids),
             )
-            for job_id, settled_until in some:
-                pruned += len(
+            for job_id, settled_until in sorted(chosen, key=lambda row: job_ids.index(row[0])):
+                count = len(
                     self._on(
                         connection,
                         """delete from {p}run where id in (
@@ -193,6 +196,9 @@ class SqliteLedger(SqliteEndings):
                         most=limit - pruned,
                     )
                 )
+                pruned += count
+                if count >= BUSY_ROWS:
+                    busy.append(job_id)
             self._on(
                 connection,
                 """delete from {p}replica where lock_id = :lock_id and seen_at < :old and not exists (
@@ -206,7 +212,7 @@ class SqliteLedger(SqliteEndings):
                 term=lease.term,
                 before=before,
             )
-            return pruned
+            return Pruned(pruned, tuple(busy))
 
     @contextmanager
     def _fenced(self, lease: Lease) -> Iterator[tuple[Connection, int | None]]:

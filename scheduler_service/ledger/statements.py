@@ -245,14 +245,20 @@ SIGN_OUT = (
 
 PRUNE = (
     _FENCE
-    + """, chosen as (select * from {p}job_state where lock_id = :lock_id order by random() limit 25),
+    + """, chosen as (
+  select s.* from unnest(:jobs) with ordinality as j (job_id, place)
+    join {p}job_state s on s.lock_id = :lock_id and s.job_id = j.job_id order by j.place),
 old as (
+  -- A range of one job, and ordered by it: so no index will do but that of a job's runs.  In the order of `id` alone,
+  -- the whole history may be walked through in search of a job that has few.
   select r.id from fence, chosen s
     left join lateral (
-      select id from {p}run where lock_id = s.lock_id and job_id = s.job_id order by id desc offset :keep_runs limit 1
+      select id from {p}run where lock_id = s.lock_id and job_id between s.job_id and s.job_id
+       order by job_id desc, id desc offset :keep_runs limit 1
     ) surplus on true
     cross join lateral (
-      select * from {p}run where lock_id = s.lock_id and job_id = s.job_id order by id limit 50) r
+      select * from {p}run where lock_id = s.lock_id and job_id between s.job_id and s.job_id
+       order by job_id, id limit 50) r
    where r.state not in ('waiting', 'running') and not r.slot_held
      and coalesce(r.until, r.scheduled_at) <= s.settled_until
      and (r.decided_at < clock_timestamp() - :keep_for or r.id <= surplus.id)
@@ -260,12 +266,14 @@ old as (
 pruned as (
   -- Asked again of the row as it is when it is locked: a late result may let a lost run wait again.
   delete from {p}run r using old
-   where r.id = old.id and r.state not in ('waiting', 'running') and not r.slot_held returning r.id),
+   where r.id = old.id and r.state not in ('waiting', 'running') and not r.slot_held returning r.job_id),
 replicas as (
   delete from {p}replica p using fence where p.lock_id = :lock_id and p.seen_at < clock_timestamp() - interval '1 hour'
      and not exists (select 1 from {p}run_attempt a where a.instance_id = p.instance_id and a.state = 'running')),
 terms as (
   delete from {p}leader_term t using fence where t.lock_id = :lock_id and t.term < fence.term
      and t.acquired_at < clock_timestamp() - :keep_for)
-select (select count(*) from fence), (select count(*) from pruned)"""
+select (select count(*) from fence), (select count(*) from pruned),
+       (select coalesce(json_agg(job_id), '[]') from (
+          select job_id from pruned group by job_id having count(*) >= :busy) busy)"""
 )

@@ -806,6 +806,74 @@ def test_two_services_that_share_a_lock_id_are_warned(world: World) -> None:
     assert world.names() == ["config_drift"]
 
 
+def leave_history(world: World, rows: dict[str, int]) -> None:
+    """Let there be these jobs, with so many runs each that are too old to be kept."""
+    old = world.now() - timedelta(days=31)
+    jobs = [
+        {"lock_id": LOCK, "job_id": job_id, "schedule": "every 1h", "timezone": "UTC", "enabled": True,
+         "accountable_from": old - HOUR, "settled_until": old, "present_at": old}
+        for job_id in rows
+    ]  # fmt: skip
+    runs = [
+        {"lock_id": LOCK, "job_id": job_id, "scheduled_at": old - number * MINUTE, "due_at": old, "decided_at": old,
+         "kind": "scheduled", "state": "succeeded"}
+        for job_id, count in rows.items() for number in range(count)
+    ]  # fmt: skip
+    world.execute(insert(job_state).values(jobs))
+    for begin in range(0, len(runs), 100):
+        world.execute(insert(run).values(runs[begin : begin + 100]))
+
+
+def prune_until(world: World, count: int) -> float:
+    """Step until so many rows are left; return how long that takes."""
+    began = world.clock.added
+    while len(world.runs()) > count:
+        assert world.clock.added - began < HOUR.total_seconds(), world.runs()
+        world.clock.added += world.housekeeping.step()
+    return world.clock.added - began
+
+
+def visits(world: World) -> list[Sequence[str]]:
+    """Collect which jobs are visited by prunings from now on."""
+    seen: list[Sequence[str]] = []
+    prune = world.cut.ledger.prune
+    world.cut.ledger.prune = lambda lease, job_ids, *others: seen.append(job_ids) or prune(lease, job_ids, *others)
+    return seen
+
+
+def test_each_job_has_its_turn_to_be_pruned(world: World) -> None:
+    world.elect()
+    leave_history(world, {f"quiet-{number:02}": 1 for number in range(90)})
+    assert prune_until(world, 0) < 5 * 23, "at most four visits of 25 jobs, 20 s apart, and a step is 3 s"
+
+
+def test_a_busy_job_among_quiet_ones_is_pruned_to_the_end(world: World) -> None:
+    world.elect()
+    leave_history(world, {f"quiet-{number:02}": 0 for number in range(90)} | {"busy": 1000})
+    assert prune_until(world, 0) < 5 * 23 + 2 * 20, "twenty visits, nearly all of them a second apart"
+
+
+def test_busy_jobs_do_not_take_the_turns_of_others(world: World) -> None:
+    world.elect()
+    leave_history(world, {f"busy-{number:02}": 60 for number in range(40)} | {"quiet": 1})
+    seen = visits(world)
+    prune_until(world, 1401)  # twice as many as may go at once
+    assert [len(jobs) for jobs in seen] == [25, 25]
+    assert len({*seen[0], *seen[1]}) == 41, "five of the second are visited again"
+
+
+def test_another_term_visits_the_jobs_anew(world: World) -> None:
+    world.elect()
+    leave_history(world, {f"quiet-{number:02}": 0 for number in range(90)} | {"busy": 1000})
+    prune_until(world, 900)
+    world.elect(2)
+    world.execute(delete(job_state).where(job_state.c.job_id != "busy"))
+    world.execute(delete(run).where(run.c.id.not_in(select(run.c.id).limit(10))))
+    seen = visits(world)
+    prune_until(world, 0)
+    assert seen == [["busy"]]
+
+
 def rows_of(world: World, table: Any) -> Sequence[Any]:
     return world.execute(select(table))
 

@@ -187,7 +187,7 @@ def test_a_stale_waiting_run_is_withdrawn_with_its_reason(world: World) -> None:
         lambda world, lease: world.ledger.settle(lease, []),
         lambda world, lease: world.ledger.start(lease, "claim", [], 0.0),
         lambda world, lease: world.ledger.mark_lost(lease, OTHER, None, {}),
-        lambda world, lease: world.ledger.prune(lease, MINUTE, 1, 10),
+        lambda world, lease: world.ledger.prune(lease, ["a"], MINUTE, 1, 10),
     ],
     ids=["adopt", "settle", "start", "mark_lost", "prune"],
 )
@@ -223,7 +223,7 @@ def test_a_deposed_leader_settles_and_starts_nothing(world: World) -> None:
     [
         lambda world, lease: world.ledger.adopt(lease, specs("b")),
         lambda world, lease: world.ledger.mark_lost(lease, ME, None, {}),
-        lambda world, lease: world.ledger.prune(lease, timedelta(0), 0, 100),
+        lambda world, lease: world.ledger.prune(lease, ["a", "b"], timedelta(0), 0, 100),
     ],
     ids=["adopt", "mark_lost", "prune"],
 )
@@ -526,22 +526,63 @@ def test_a_survey_of_nothing_tells_the_time(world: World) -> None:
     assert abs(survey.now - datetime.now(UTC)) < timedelta(hours=2)
 
 
+def pruned(world: World, keep_for: timedelta, keep_runs: int, limit: int) -> int:
+    """Prune all jobs; return how many rows went."""
+    answer = world.ledger.prune(world.lease, world.ledger.job_ids(), keep_for, keep_runs, limit)
+    assert answer is not None
+    return answer.count
+
+
 def test_pruning_removes_old_closed_runs_and_nothing_else(world: World) -> None:
     attempt = world.started("a")
     state = world.adopt("b")["b"]
     assert world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 4, State.WAITING)])
-    assert world.ledger.prune(world.lease, timedelta(days=1), 3, 100) == 2
+    assert pruned(world, timedelta(days=1), 3, 100) == 2
     left = world.execute(select(run.c.job_id, run.c.state).order_by(run.c.id))
     assert [tuple(row) for row in left] == [("a", "running"), ("b", "missed"), ("b", "missed"), ("b", "waiting")]
     world.execute(update(run).values(decided_at=world.now() - timedelta(days=2)))
-    assert world.ledger.prune(world.lease, timedelta(days=1), 1000, 100) == 2
+    assert pruned(world, timedelta(days=1), 1000, 100) == 2
     assert world.ledger.still_open(attempt.id)
 
 
 def test_pruning_takes_no_more_than_it_may(world: World) -> None:
     state = world.adopt("b")["b"]
     world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 9)])
-    assert world.ledger.prune(world.lease, timedelta(days=1), 1, 3) == 3
+    assert pruned(world, timedelta(days=1), 1, 3) == 3
+
+
+def test_pruning_looks_at_the_jobs_that_are_named(world: World) -> None:
+    states = world.adopt("a", "b")
+    world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 2) for state in states.values()])
+    answer = world.ledger.prune(world.lease, ["b", "gone"], timedelta(0), 0, 100)
+    assert answer is not None
+    assert answer.count == 2
+    assert [row.job_id for row in world.execute(select(run.c.job_id))] == ["a", "a"]
+
+
+def test_pruning_tells_which_jobs_are_likely_to_have_more(world: World) -> None:
+    (oldest,) = world.waiting_runs("busy")  # stays, however old it is
+    states = world.adopt("busy", "quiet")
+    world.ledger.settle(
+        world.lease,
+        [
+            world.settlement(states["quiet"], *[State.MISSED] * 5),
+            world.settlement(states["busy"], *[State.MISSED] * 60),
+        ],
+    )
+    answers = [world.ledger.prune(world.lease, ["quiet", "busy"], timedelta(0), 0, 500) for _ in range(3)]
+    assert [(one.count, one.busy) for one in answers if one is not None] == [(54, ("busy",)), (11, ()), (0, ())]
+    assert world.row(run).id == oldest.id
+
+
+def test_pruning_gives_the_first_jobs_their_turn_where_not_all_can_have_one(world: World) -> None:
+    states = world.adopt("a", "b", "c")
+    world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 9) for state in states.values()])
+    answer = world.ledger.prune(world.lease, ["c", "a", "b"], timedelta(0), 0, 12)
+    assert answer is not None
+    assert answer.count == 12
+    left = world.execute(select(run.c.job_id, func.count()).group_by(run.c.job_id).order_by(run.c.job_id))
+    assert [tuple(row) for row in left] == [("a", 6), ("b", 9)]
 
 
 def test_pruning_leaves_what_is_not_settled(world: World) -> None:
@@ -550,7 +591,7 @@ def test_pruning_leaves_what_is_not_settled(world: World) -> None:
     world.ledger.settle(world.lease, [world.settlement(state, *[State.MISSED] * 4)])
     settled = state.settled_until + timedelta(seconds=2)
     world.execute(update(job_state).values(settled_until=settled))
-    assert world.ledger.prune(world.lease, timedelta(0), 0, 100) == 2
+    assert pruned(world, timedelta(0), 0, 100) == 2
     assert [row.scheduled_at > settled for row in world.execute(select(run.c.scheduled_at))] == [True, True]
 
 
@@ -560,7 +601,7 @@ def test_pruning_leaves_the_term_that_leads(world: World) -> None:
     old = world.now() - timedelta(days=2)
     for term in (1, 2):
         world.execute(insert(leader_term).values(lock_id=LOCK, term=term, leader_id=ME, acquired_at=old))
-    assert world.ledger.prune(world.lease, timedelta(days=1), 1000, 100) == 0
+    assert pruned(world, timedelta(days=1), 1000, 100) == 0
     assert [row.term for row in world.execute(select(leader_term.c.term))] == [2]
 
 

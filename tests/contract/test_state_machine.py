@@ -329,10 +329,13 @@ class Replicas(Modelled):
     def prune(self, number: int, way: str) -> None:
         one = self._leader(number)
 
-        def commit(count: Any) -> None:
-            self.may_vanish |= bool(count)  # another that was parked may have committed just before
+        def commit(pruned: Any) -> None:
+            if pruned is not None:  # another that was parked may have committed just before
+                self.may_vanish |= bool(pruned.count)
 
-        self._write(way, one, lambda ledger: ledger.prune(one.lease, timedelta(days=1000), KEEP_RUNS, 100), commit)
+        self._write(
+            way, one, lambda ledger: ledger.prune(one.lease, list(LIMITS), timedelta(days=1000), KEEP_RUNS, 100), commit
+        )
 
     # --- what anybody writes
 

@@ -113,8 +113,8 @@ MUTATIONS = (
         "prune-unread",
         "pruning removes a lost run that waits again since it was chosen",
         _STATEMENTS,
-        "   where r.id = old.id and r.state not in ('waiting', 'running') and not r.slot_held returning r.id),",
-        "   where r.id = old.id returning r.id),",
+        "   where r.id = old.id and r.state not in ('waiting', 'running') and not r.slot_held returning r.job_id),",
+        "   where r.id = old.id returning r.job_id),",
         "tests/postgres/test_requests.py::test_a_run_that_is_tried_again_after_all_is_not_pruned",
     ),
     mutation(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, insert, text
 
 from scheduler_service import tables
 from scheduler_service.database import Database
+from scheduler_service.ledger import open_ledger
 from scheduler_service.ledger.history import Chosen, History
-from scheduler_service.model import Kind, State
+from scheduler_service.model import Kind, Lease, State
+from scheduler_service.tables import job_state
 
 LOCK_ID = 7
 LIMIT = 20
@@ -99,6 +101,42 @@ def test_every_filter_of_runs_looks_at_few_rows(history: History) -> None:
         if (count := walked(plan["Plan"])) > 10 * LIMIT:
             long_walks[job_id, state, kind, ago] = count, _indexes(plan["Plan"])
     assert long_walks == {}
+
+
+def test_pruning_looks_at_few_rows_beside_those_that_are_kept(history: History) -> None:
+    database, now, kept = history._database, history.now(), 1000
+    jobs = ["steady", "troubled", *(f"quiet-{number:04}" for number in range(100))]
+    with database.connect() as connection:
+        rows = [
+            {"lock_id": LOCK_ID, "job_id": job_id, "schedule": "every 2s", "timezone": "UTC", "enabled": True,
+             "accountable_from": now, "settled_until": now, "present_at": now}
+            for job_id in jobs
+        ]  # fmt: skip
+        connection.execute(insert(job_state), rows)
+        connection.execute(text(f"vacuum analyze {database.prefix}job_state"))
+    ledger, lease = open_ledger(database, LOCK_ID), leading(database, now)
+    with asked_of(database) as asked:
+        answer = ledger.prune(lease, jobs[:25], timedelta(days=365), kept, 500)
+    assert answer is not None
+    assert (answer.count, sorted(answer.busy)) == (100, ["steady", "troubled"])
+    (statement, parameters) = asked[-1]
+    with database.connect() as connection:
+        (plan,) = connection.exec_driver_sql(f"explain (analyze, format json) {statement}", parameters).scalar_one()
+    (chosen,) = (part for part in plan["Plan"]["Plans"] if part.get("Subplan Name") == "CTE old")
+    assert walked(chosen) < len(jobs) + 2 * (kept + 1 + 50) + LIMIT, _indexes(chosen)
+
+
+def leading(database: Database, now: datetime) -> Lease:
+    with database.connect() as connection:
+        connection.execute(
+            text(
+                f"""insert into {database.prefix}leader_lease
+                      (id, leader_id, term, created_at, expires_at, lease_seconds)
+                    values (:lock_id, 'me', 1, now(), now() + interval '1 hour', 3600)"""
+            ),
+            {"lock_id": LOCK_ID},
+        )
+    return Lease(LOCK_ID, "me", 1, now, float("inf"))
 
 
 @pytest.mark.parametrize(

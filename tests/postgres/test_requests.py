@@ -163,7 +163,7 @@ def test_a_loss_behind_a_cancel_does_not_run_the_run_again(race: Race, end: str)
 def test_a_run_that_is_tried_again_after_all_is_not_pruned(race: Race) -> None:
     attempt = race.started()
     race.ledger.mark_lost(race.lease, ME, None, {})
-    pruned = race.behind(RETRY, lambda: race.ledger.prune(race.lease, timedelta(0), 0, 100))
+    pruned = race.behind(RETRY, lambda: race.ledger.prune(race.lease, ["a"], timedelta(0), 0, 100))
     race.first.commit()
-    assert pruned.result(60) == 0
+    assert pruned.result(60).count == 0
     assert race.row(run, id=attempt.run_id).state == "waiting"
