@@ -184,7 +184,7 @@ class SqliteLedger(SqliteEndings):
                              select id from (select * from {p}run where lock_id = :lock_id and job_id = :job
                                               order by id limit 50)
                               where state not in ('waiting', 'running') and not slot_held
-                                and coalesce(until, scheduled_at) <= :settled_until
+                                and (kind = 'manual' or coalesce(until, scheduled_at) <= :settled_until)
                                 and (decided_at < :before or id <= (
                                   select id from {p}run where lock_id = :lock_id and job_id = :job
                                    order by id desc limit 1 offset :keep_runs))

@@ -260,7 +260,7 @@ old as (
       select * from {p}run where lock_id = s.lock_id and job_id between s.job_id and s.job_id
        order by job_id, id limit 50) r
    where r.state not in ('waiting', 'running') and not r.slot_held
-     and coalesce(r.until, r.scheduled_at) <= s.settled_until
+     and (r.kind = 'manual' or coalesce(r.until, r.scheduled_at) <= s.settled_until)
      and (r.decided_at < clock_timestamp() - :keep_for or r.id <= surplus.id)
    limit :most),
 pruned as (

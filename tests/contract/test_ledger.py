@@ -595,6 +595,20 @@ def test_pruning_leaves_what_is_not_settled(world: World) -> None:
     assert [row.scheduled_at > settled for row in world.execute(select(run.c.scheduled_at))] == [True, True]
 
 
+def test_runs_that_were_asked_for_of_a_disabled_job_are_pruned(world: World) -> None:
+    """They are no ticks, and such a job is settled no more."""
+    world.adopt("a", enabled=False)
+    now = world.now()
+    for state in ("succeeded", "waiting"):
+        world.execute(
+            insert(run).values(
+                lock_id=LOCK, job_id="a", scheduled_at=now, due_at=now, kind="manual", state=state, decided_at=now
+            )
+        )
+    assert pruned(world, timedelta(0), 0, 100) == 1
+    assert [row.state for row in world.execute(select(run.c.state))] == ["waiting"]
+
+
 def test_pruning_leaves_the_term_that_leads(world: World) -> None:
     """From it the next term is counted, should the lease's row be gone."""
     world.lease = world.elect(ME, 2)
