@@ -64,6 +64,7 @@ class Housekeeping:
         ledger: Ledger,
         replica: Replica,
         current: Callable[[], Lease | None],
+        deposed: Callable[[int], None],
         workers: Pool,
         open_claims: Callable[[], frozenset[str]],
         starts_limits: Callable[[], StartsLimits],
@@ -79,6 +80,7 @@ class Housekeeping:
         self._ledger = ledger
         self._replica = replica
         self._current = current
+        self._deposed = deposed
         self._workers = workers
         self._open_claims = open_claims
         self._starts_limits = starts_limits
@@ -143,7 +145,8 @@ class Housekeeping:
         watching = self._watch(signed_in.peers)
         if lease is not None:
             self._close_lost(lease)
-            self._prune(lease)
+            if self._current() is not None:
+                self._prune(lease)
         # Soon again while something runs here: somebody may want to cancel it.
         busy = bool(self._workers.registry()) or (lease is not None and (watching or self._behind))
         seconds = min(WATCH_SECONDS, self._sign_in_seconds) if busy else self._sign_in_seconds
@@ -216,7 +219,7 @@ class Housekeeping:
                 continue
             lost = self._ledger.mark_lost(lease, instance_id, watched.seen_at, self._starts_limits())
             if lost is None:
-                self._events.emit("statement_fenced", statement="mark_lost", term=lease.term)
+                self._fenced("mark_lost", lease)
                 return
             del self._watched[instance_id]
             for one in lost:
@@ -246,6 +249,7 @@ class Housekeeping:
             return
         self._pruning.over()
         if pruned is None:
+            self._fenced("prune", lease)
             return
         if pruned.count:
             self._events.emit("history_pruned", count=pruned.count)
@@ -264,3 +268,9 @@ class Housekeeping:
             self._to_prune += others
         jobs, self._to_prune = self._to_prune[:PRUNE_JOBS], self._to_prune[PRUNE_JOBS:]
         return jobs
+
+    # --- what went wrong
+
+    def _fenced(self, statement: str, lease: Lease) -> None:
+        self._events.emit("statement_fenced", statement=statement, term=lease.term)
+        self._deposed(lease.term)

@@ -26,7 +26,7 @@ REASONS = frozenset(
 PARTS = frozenset(
     {"start", "elector", "guard", "housekeeping", "pruning", "dispatcher", "results", "watch", "sign_out"}
 )
-STATEMENTS = frozenset({"adopt", "settle", "start", "mark_lost"})
+STATEMENTS = frozenset({"adopt", "settle", "start", "mark_lost", "prune"})
 
 
 @dataclass(slots=True)

@@ -176,6 +176,7 @@ def assemble(config: Config, events: Events, *, clock: Clock | None = None, rush
         ledger=ledger,
         replica=Replica(elector.instance_id, socket.gethostname(), os.getpid(), __version__, config.hash),
         current=elector.current,
+        deposed=elector.deposed,
         workers=workers,
         open_claims=dispatcher.open_claims,
         starts_limits=dispatcher.starts_limits,

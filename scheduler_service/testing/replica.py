@@ -63,6 +63,7 @@ class SimulatedReplica:
             ledger=ledger,
             replica=Replica(self.id, "simulated", number, __version__, HASH),
             current=self.current,
+            deposed=self.deposed,
             workers=workers,
             open_claims=self.dispatcher.open_claims,
             starts_limits=self.dispatcher.starts_limits,
@@ -76,7 +77,7 @@ class SimulatedReplica:
             job_ids=[spec.id for spec in config.jobs],
         )
 
-    # --- asked by the dispatcher
+    # --- asked by the dispatcher and by housekeeping
 
     def current(self) -> Lease | None:
         """Return the lease, unless the database is away."""

@@ -146,6 +146,7 @@ class World:
             ledger=self.cut,  # type: ignore[arg-type]
             replica=Replica(self.me, "host", 1, "1", "hash"),
             current=self.leadership.current,
+            deposed=self.leadership.deposed,
             workers=self.pool,
             open_claims=self.dispatcher.open_claims,
             starts_limits=self.dispatcher.starts_limits,

@@ -14,7 +14,7 @@ from scheduler_service import schedule as schedules
 from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.ledger import Replica
 from scheduler_service.model import CatchUp, Lease, Overlap
-from scheduler_service.tables import job_state, replica, run, run_attempt
+from scheduler_service.tables import job_state, leader_lease, replica, run, run_attempt
 from tests.contract.dispatcher_world import HOUR, LOCK, ME, MINUTE, OTHER, World, job
 from tests.waiting import wait_until
 
@@ -303,6 +303,30 @@ def test_a_run_of_a_replica_that_vanished_holds_its_job_until_it_is_lost(world: 
     assert successor.runs() == [("lost", None), ("running", None)]
     (lost,) = [event for event in successor.told if event.name == "attempt_lost"]
     assert lost.fields["holder"] == ME
+
+
+def test_a_leader_that_may_give_up_no_replica_learns_that_its_term_is_over(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    successor.housekeeping.step()
+    successor.clock.added += 21  # there is something to prune for, too
+    world.elect(4)
+    successor.housekeeping.step()
+    assert successor.leadership.fenced == [3]
+    assert [event.fields["statement"] for event in successor.told if event.name == "statement_fenced"] == ["mark_lost"]
+    assert world.runs() == [("running", None)]
+
+
+def test_a_leader_that_may_prune_nothing_learns_that_its_term_is_over(world: World) -> None:
+    world.elect(1)
+    world.execute(update(leader_lease).values(term=2))
+    world.clock.added += 21
+    world.housekeeping.step()
+    assert world.leadership.fenced == [1]
+    assert [event.fields["statement"] for event in world.told if event.name == "statement_fenced"] == ["prune"]
 
 
 def test_a_run_whose_replica_lives_on_as_a_standby_is_not_lost(world: World, database: Database) -> None:
