@@ -207,6 +207,18 @@ def test_one_may_look_at_some_jobs_only(world: Looking) -> None:
     assert (counts.jobs, counts.paused, counts.disabled, counts.running, counts.waiting) == (6, 1, 1, 1, 0)
 
 
+def test_a_job_whose_pause_is_over_is_paused_no_more(world: Looking) -> None:
+    """A disabled one is settled no more, which would clear the pause."""
+    since = world.began - HOUR
+    world.job("resumed", enabled=False, paused_at=since, paused_until=world.began - MINUTE)
+    world.job("paused for now", paused_at=since, paused_until=world.began + HOUR)
+    world.job("paused", paused_at=since)
+    overview = world.pages.overview(Wanted())
+    assert overview.counts.paused == world.pages.job_counts(None, world.began).paused == 2
+    assert sorted(job.job_id for job in overview.paused) == ["paused", "paused for now"]
+    assert world.shown(Wanted(Show.PAUSED)) == ["paused", "paused for now"]
+
+
 def test_what_stands_out_is_shown_in_part_and_counted_in_whole(world: Looking) -> None:
     for number in range(CONCERNS_SHOWN + 2):
         world.job(f"job-{number:02}")
@@ -221,9 +233,12 @@ def test_a_run_waits_unusually_only_if_nothing_explains_it(world: Looking) -> No
     old = world.began - 10 * MINUTE
     for name in ("alone", "behind", "paused", "fresh"):
         world.job(name, paused_at=world.began if name == "paused" else None)
+    world.job("resumed", paused_at=old, paused_until=world.began - 2 * MINUTE)
+    world.job("resumed lately", paused_at=old, paused_until=world.began)
+    for name in ("alone", "behind", "paused", "fresh", "resumed", "resumed lately"):
         world.run(name, State.WAITING, at=world.began if name == "fresh" else old)
     world.run("behind", State.RUNNING)
-    assert [row.job_id for row in world.pages.overview(Wanted()).waiting.rows] == ["alone"]
+    assert [row.job_id for row in world.pages.overview(Wanted()).waiting.rows] == ["alone", "resumed"]
 
 
 def test_the_runs_of_a_job_come_in_pages_too(world: Looking) -> None:
@@ -247,6 +262,9 @@ HAPPENINGS: dict[str, Callable[[Looking], Any]] = {
         update(run).where(run.c.state == State.RUNNING.value).values(cancel_requested_at=world.began)
     ),
     "a job is paused": lambda world: world.execute(update(job_state).values(paused_at=world.began)),
+    "a pause is over": lambda world: world.execute(
+        update(job_state).where(job_state.c.job_id == "z").values(paused_until=world.began)
+    ),
     "a job comes": lambda world: world.job("new"),
     "a replica comes": lambda world: world.replica("new", seen_at=world.began),
     "a replica falls silent": lambda world: world.execute(
@@ -265,6 +283,7 @@ HAPPENINGS: dict[str, Callable[[Looking], Any]] = {
 @pytest.mark.parametrize("happening", HAPPENINGS)
 def test_whatever_happens_leaves_a_mark(world: Looking, happening: str) -> None:
     world.job("a")
+    world.job("z", paused_at=world.began)
     world.run("a", State.WAITING)
     world.run("a", State.RUNNING)
     world.replica("r1", seen_at=world.began)

@@ -140,15 +140,12 @@ class Listing:
 
     def job_counts(self, leader: Leader | None, now: datetime) -> JobCounts:
         """Count the jobs that are configured."""
-        paused = and_(
-            job_state.c.paused_at.is_not(None), or_(job_state.c.paused_until.is_(None), job_state.c.paused_until > now)
-        )
         with self._database.connect() as connection:
             counted = connection.execute(
                 select(
                     func.count(),
                     func.sum(case((job_state.c.enabled, 1), else_=0)),
-                    func.sum(case((paused, 1), else_=0)),
+                    func.sum(case((is_paused(now), 1), else_=0)),
                 ).where(self._present(connection, leader, now))
             ).one()
             running, stuck = self._at_work(connection)
@@ -237,6 +234,12 @@ class Listing:
             query = select(run.c.job_id, func.count()).where(run.c.lock_id == self._lock_id, condition)
             found.append({row[0]: int(row[1]) for row in connection.execute(query.group_by(run.c.job_id))})
         return found[0], found[1]
+
+
+def is_paused(now: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return the condition that a job is paused; a pause that is over stays with a job that is settled no more."""
+    lasts = or_(job_state.c.paused_until.is_(None), job_state.c.paused_until > now)
+    return and_(job_state.c.paused_at.is_not(None), lasts)
 
 
 def noted_since(newest: datetime, leader: Leader | None, now: datetime) -> datetime:

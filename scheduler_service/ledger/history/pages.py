@@ -21,7 +21,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, true
 
-from scheduler_service.ledger.history.listing import TROUBLED
+from scheduler_service.ledger.history.listing import TROUBLED, is_paused
 from scheduler_service.ledger.history.reading import History
 from scheduler_service.ledger.history.rows import job_row, run_row, runs
 from scheduler_service.ledger.history.values import JobRow, Leader, RunRow, Standing, TermRow
@@ -147,7 +147,7 @@ class Pages(History):
             leader = self._leader(connection, now)
             terms = self._newest_terms(connection, TERMS_SHOWN)
             present = self._present(connection, leader, now)
-            matching = and_(present, self._matches(wanted))
+            matching = and_(present, self._matches(wanted, now))
             found_count = _count(connection, select(job_state.c.job_id).where(matching))
             jobs, recent = self._page(connection, matching, wanted.page)
             return Overview(
@@ -160,7 +160,7 @@ class Pages(History):
                     jobs=jobs,
                 ),
                 terms=terms,
-                counts=self._counts(connection, present),
+                counts=self._counts(connection, present, now),
                 wanted=wanted,
                 found_count=found_count,
                 recent=recent,
@@ -169,7 +169,7 @@ class Pages(History):
                     connection, and_(run.c.slot_held, run.c.state != State.RUNNING.value), order=run.c.job_id
                 ),
                 waiting=self._some(connection, self._waits_unusually(now), order=run.c.due_at),
-                paused=self._paused_jobs(connection, present),
+                paused=self._paused_jobs(connection, present, now),
             )
 
     def recent(self, job_id: str, *, limit: int = 100, before: int | None = None) -> tuple[RunRow, ...]:
@@ -200,7 +200,7 @@ class Pages(History):
         )
         paused = (
             select(job_state.c.job_id, job_state.c.paused_at, job_state.c.paused_until, job_state.c.pause_reason)
-            .where(job_state.c.lock_id == self._lock_id, job_state.c.paused_at.is_not(None))
+            .where(job_state.c.lock_id == self._lock_id, is_paused(database_time()))
             .limit(MARKED)
         )
         adopted = select(func.count(), func.max(job_state.c.present_at)).where(job_state.c.lock_id == self._lock_id)
@@ -235,7 +235,7 @@ class Pages(History):
 
     # --- jobs
 
-    def _matches(self, wanted: Wanted) -> ColumnElement[bool]:
+    def _matches(self, wanted: Wanted, now: datetime) -> ColumnElement[bool]:
         found: ColumnElement[bool] = true()
         if wanted.text:
             found = job_state.c.job_id.icontains(wanted.text, autoescape=True)
@@ -249,7 +249,7 @@ class Pages(History):
             Show.ALL: true(),
             Show.FAILING: job_state.c.job_id.in_(wanted.failing),
             Show.RUNNING: at_work,
-            Show.PAUSED: job_state.c.paused_at.is_not(None),
+            Show.PAUSED: is_paused(now),
             Show.DISABLED: job_state.c.enabled.is_(False),
         }
         return and_(found, chosen[wanted.show])
@@ -303,14 +303,12 @@ class Pages(History):
 
     # --- what stands out
 
-    def _counts(self, connection: Connection, present: ColumnElement[bool]) -> Counts:
+    def _counts(self, connection: Connection, present: ColumnElement[bool], now: datetime) -> Counts:
         def counted(condition: ColumnElement[bool]) -> Any:
             return func.count().filter(condition)
 
         jobs, paused, disabled = connection.execute(
-            select(
-                func.count(), counted(job_state.c.paused_at.is_not(None)), counted(job_state.c.enabled.is_(False))
-            ).where(present)
+            select(func.count(), counted(is_paused(now)), counted(job_state.c.enabled.is_(False))).where(present)
         ).one()
         open_runs = (
             select(run.c.state, func.count())
@@ -330,7 +328,7 @@ class Pages(History):
         paused = exists().where(
             job_state.c.lock_id == run.c.lock_id,
             job_state.c.job_id == run.c.job_id,
-            job_state.c.paused_at.is_not(None),
+            is_paused(now - WAITS_UNUSUALLY),  # or was lately
         )
         overdue = and_(run.c.state == State.WAITING.value, run.c.due_at < now - WAITS_UNUSUALLY)
         return and_(overdue, ~goes_on, ~paused)
@@ -346,10 +344,10 @@ class Pages(History):
         rows = {row.id: row for row in map(run_row, connection.execute(runs().where(run.c.id.in_(shown))))}
         return Some(tuple(rows[one] for one in shown if one in rows), len(ids))
 
-    def _paused_jobs(self, connection: Connection, present: ColumnElement[bool]) -> tuple[JobRow, ...]:
+    def _paused_jobs(self, connection: Connection, present: ColumnElement[bool], now: datetime) -> tuple[JobRow, ...]:
         query = (
             select(job_state)
-            .where(present, job_state.c.paused_at.is_not(None))
+            .where(present, is_paused(now))
             .order_by(job_state.c.paused_at.desc())
             .limit(CONCERNS_SHOWN)
         )
