@@ -143,6 +143,7 @@ def leading(database: Database, now: datetime) -> Lease:
     ("chosen", "index"),
     [
         (Chosen(job_id="steady", state=State.FAILED), "run_job_unusual (lock_id=? AND job_id=? AND state=?)"),
+        (Chosen(state=State.LOST), "run_unusual (lock_id=? AND state=?)"),
         (Chosen(job_id="steady", kinds=(Kind.MANUAL,)), "run_job_kind (lock_id=? AND job_id=? AND kind=?)"),
         (Chosen(state=State.LOST, kinds=(Kind.MANUAL,)), "run_kind_unusual (lock_id=? AND kind=? AND state=?)"),
     ],
@@ -150,10 +151,13 @@ def leading(database: Database, now: datetime) -> Lease:
 def test_rare_runs_have_their_index_on_sqlite_too(migrated_sqlite_url: str, chosen: Chosen, index: str) -> None:
     database = Database(migrated_sqlite_url)
     tables.require_current(database)
+    history = History(database, LOCK_ID)
     with asked_of(database) as asked:
-        History(database, LOCK_ID).run_page(chosen, limit=LIMIT)
-    (statement, parameters) = asked[-1]
-    with database.connect() as connection:
-        plan = connection.exec_driver_sql(f"explain query plan {statement}", parameters).all()
-    assert any(f"INDEX {index}" in step.detail for step in plan), plan
+        history.run_page(chosen, limit=LIMIT)
+        if chosen.kinds is None:  # as the command asks
+            history.runs(job_id=chosen.job_id, state=chosen.state, limit=LIMIT)
+    for statement, parameters in asked:
+        with database.connect() as connection:
+            plan = connection.exec_driver_sql(f"explain query plan {statement}", parameters).all()
+        assert any(f"INDEX {index}" in step.detail for step in plan), plan
     database.dispose()

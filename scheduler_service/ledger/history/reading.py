@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
 
-from scheduler_service.ledger.history.listing import TICK_KINDS, Listing, noted_since
+from scheduler_service.ledger.history.listing import TICK_KINDS, Chosen, Listing, noted_since
 from scheduler_service.ledger.history.rows import attempt_row, attempts_of_runs, job_row, run_row, runs
 from scheduler_service.ledger.history.values import (
     AttemptRow,
@@ -69,16 +69,7 @@ class History(Listing):
         limit: int = 50,
     ) -> tuple[RunRow, ...]:
         """Read the newest `limit` rows, the newest tick first; a range counts as since its last tick."""
-        query = runs().where(run.c.lock_id == self._lock_id)
-        if job_id is not None:
-            query = query.where(run.c.job_id == job_id)
-        if state is not None:
-            query = query.where(run.c.state == state.value)
-        if since is not None:
-            query = query.where(or_(run.c.scheduled_at >= since, run.c.until >= since))
-        query = query.order_by(run.c.scheduled_at.desc(), run.c.id.desc()).limit(min(limit, MOST_RUNS))
-        with self._database.connect() as connection:
-            return tuple(run_row(row) for row in connection.execute(query))
+        return self.run_page(Chosen(job_id=job_id, state=state, since=since), limit=min(limit, MOST_RUNS))
 
     def run(self, run_id: int) -> tuple[RunRow, tuple[AttemptRow, ...]] | None:
         """Read one row and all its attempts, oldest first; None if there is no such row."""
