@@ -199,7 +199,8 @@ def test_ticks_that_are_settled_in_parts_do_not_refuse_each_other(
     until = world.now()
     world.step_all()
     states = [one.state for one in world.execute(select(run).where(run.c.scheduled_at <= until))]
-    assert (states.count("running"), states.count("waiting")) == (1, count - 1)
+    assert len(states) >= count
+    assert (states.count("running"), states.count("waiting")) == (1, len(states) - 1)
 
 
 def test_what_a_former_leader_left_waiting_is_decided_when_the_pause_is_over(world: World) -> None:
