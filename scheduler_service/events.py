@@ -76,7 +76,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "result_cut": (ERROR, "job run attempt error"),
     "result_refused": (ERROR, "job run attempt error"),
     "results_given_up": (ERROR, "count jobs"),
-    "runs_cancelled": (WARNING, "job count reason"),
+    "runs_cancelled": (WARNING, "jobs count reason"),
     "history_pruned": (DEBUG, "count"),
     # http
     "http_failed": (ERROR, "error"),

@@ -180,7 +180,7 @@ def _where_or_why(row: RunRow) -> str:
 
 
 def cancelled_by(row: RunRow) -> str:
-    """Say who asked for the end of a run: a person, or a newer tick."""
+    """Say who asked for the end of a run: a person, the configuration, or a newer tick."""
     by = row.cancel_requested_by
     if by is None:
         return "asked for"

@@ -16,9 +16,14 @@ def tell_adoption(
     told = {"new": adoption.added, "enabled": adoption.returned, "edited": edited, "disabled": disabled}
     if named := {name: listed(jobs) for name, jobs in told.items() if jobs}:
         events.emit("jobs_adopted", term=lease.term, **named)
-    if adoption.cancelled_count:
-        reason = "their jobs are not configured any more"
-        events.emit("runs_cancelled", job="", count=adoption.cancelled_count, reason=reason)
+    disables = {state.job_id for state in adoption.states}  # what is configured, and does not run what waits
+    for reason, jobs in (
+        ("not in the configuration any more", adoption.cancelled.keys() - disables),
+        ("disabled in the configuration", adoption.cancelled.keys() & disables),
+    ):
+        if jobs:
+            count = sum(adoption.cancelled[job_id] for job_id in jobs)
+            events.emit("runs_cancelled", jobs=listed(jobs), count=count, reason=reason)
 
 
 def tell_pause(events: Events, state: JobState) -> None:

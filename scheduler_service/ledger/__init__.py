@@ -18,7 +18,7 @@ statement is then unknown, and each can be sent again without harm.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -29,6 +29,10 @@ StartsLimits = Mapping[str, int]  # by job, for jobs with `on_crash: rerun`
 
 ABSENT_AFTER = timedelta(minutes=10)  # a job that was out of the configuration for longer owes nothing for it
 BUSY_ROWS = 25  # of the 50 that pruning looks at of each job, as some of them may go on or wait
+
+# What `cancel_requested_by` holds where an adoption asked for the end of a run: words for a person, as a name is.
+DISABLES = "the configuration that disables the job"
+DROPS = "the configuration that no longer has the job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Adoption:
     states: tuple[JobState, ...]  # of all jobs in the configuration
     added: tuple[str, ...] = ()
     returned: tuple[str, ...] = ()  # enabled again, or back after a long absence
-    cancelled_count: int = 0  # waiting runs of jobs that are gone
+    cancelled: Mapping[str, int] = field(default_factory=dict)  # by job: how many of its runs waited, and never will
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +303,8 @@ def open_ledger(database: Database, lock_id: int) -> Ledger:
 __all__ = [
     "ABSENT_AFTER",
     "BUSY_ROWS",
+    "DISABLES",
+    "DROPS",
     "Adoption",
     "Finished",
     "Held",

@@ -18,6 +18,8 @@ from scheduler_service.clock import EPOCH
 from scheduler_service.ledger import (
     ABSENT_AFTER,
     BUSY_ROWS,
+    DISABLES,
+    DROPS,
     Adoption,
     Finished,
     JobState,
@@ -72,6 +74,8 @@ class PostgresLedger(LedgerReads):
                 "limits": _INTS,
             },
             **self._fence_values(lease),
+            disables=DISABLES,
+            drops=DROPS,
             jobs=[spec.id for spec in specs],
             limits=[spec.running_limit for spec in specs],
             schedules=[spec.schedule.canonical for spec in specs],

@@ -6,6 +6,7 @@ COMMIT: there the lease's row, read first, is the fence.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -13,7 +14,17 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from scheduler_service.ledger import ABSENT_AFTER, BUSY_ROWS, Adoption, LostAttempt, Pruned, Settlement, StartsLimits
+from scheduler_service.ledger import (
+    ABSENT_AFTER,
+    BUSY_ROWS,
+    DISABLES,
+    DROPS,
+    Adoption,
+    LostAttempt,
+    Pruned,
+    Settlement,
+    StartsLimits,
+)
 from scheduler_service.ledger.reading import asker
 from scheduler_service.ledger.sqlite_endings import MICROSECONDS, SqliteEndings
 from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Reason, Run
@@ -84,18 +95,27 @@ class SqliteLedger(SqliteEndings):
                         max_running=spec.running_limit,
                     )
             wanted = {spec.id: spec for spec in specs}
-            gone = []
+            cancelled: Counter[str] = Counter()
             for run_id, job_id, kind in self._on(
                 connection, "select id, job_id, kind from {p}run where lock_id = :lock_id and state = 'waiting'"
             ):
                 spec_of_run = wanted.get(job_id)
                 if spec_of_run is None or not (spec_of_run.enabled or kind == Kind.MANUAL):
-                    gone.append(run_id)
+                    cancelled[job_id] += 1
                     self._on(
-                        connection, "update {p}run set state = 'cancelled', reason = null where id = :run", run=run_id
+                        connection,
+                        """update {p}run
+                              set state = 'cancelled', reason = null,
+                                  cancel_requested_at = coalesce(cancel_requested_at, :now),
+                                  cancel_requested_by = case when cancel_requested_at is null then :by
+                                                             else cancel_requested_by end
+                            where id = :run""",
+                        run=run_id,
+                        now=now,
+                        by=DROPS if spec_of_run is None else DISABLES,
                     )
             states = tuple(state for state in self._every_state(connection) if state.job_id in wanted)
-            return Adoption(self.known_moment(now), states, tuple(added), tuple(returned), len(gone))
+            return Adoption(self.known_moment(now), states, tuple(added), tuple(returned), cancelled)
 
     def settle(self, lease: Lease, settlements: Sequence[Settlement]) -> frozenset[str] | None:
         """Write decisions for a batch of jobs; see Ledger."""

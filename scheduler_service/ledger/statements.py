@@ -46,11 +46,18 @@ present as (
     from j join known k using (job_id) cross join t
    where s.lock_id = :lock_id and s.job_id = j.job_id and not k.returns),
 cancelled as (
-  update {p}run r set state = 'cancelled', reason = null from fence
+  update {p}run r
+     set state = 'cancelled', reason = null, cancel_requested_at = coalesce(r.cancel_requested_at, t.now),
+         cancel_requested_by = case when r.cancel_requested_at is not null then r.cancel_requested_by
+                                    when r.job_id = any (:jobs) then :disables else :drops end
+    from t
    where r.lock_id = :lock_id and r.state = 'waiting'
-     and not exists (select 1 from j where j.job_id = r.job_id and (j.enabled or r.kind = 'manual')) returning r.id)
+     and not exists (select 1 from j where j.job_id = r.job_id and (j.enabled or r.kind = 'manual'))
+  returning r.job_id)
 select (select count(*) from fence), (select coalesce(json_agg(job_id), '[]') from added),
-       (select coalesce(json_agg(job_id), '[]') from returned), (select count(*) from cancelled)"""
+       (select coalesce(json_agg(job_id), '[]') from returned),
+       (select coalesce(json_object_agg(job_id, count), '{}')
+          from (select job_id, count(*) as count from cancelled group by job_id) counted)"""
 )
 
 SETTLE = (

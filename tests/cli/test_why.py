@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scheduler_service.ledger import DISABLES, DROPS
 from tests.cli.conftest import Command
 from tests.story import Story
 
@@ -167,6 +168,24 @@ def test_a_cancelled_run_names_who_asked_for_it(command: Command, story: Story, 
     )
     still = ask(command, story, tick + timedelta(minutes=1))["explanation"]
     assert still.endswith(f", and was asked to stop{on_request}")
+
+
+@pytest.mark.parametrize("words", [DISABLES, DROPS])
+def test_a_run_that_was_cancelled_with_its_job_names_the_configuration(
+    command: Command, sqlite_story: Story, words: str
+) -> None:
+    tick = sqlite_story.minute - timedelta(minutes=30)
+    sqlite_story.job()
+    at = tick + timedelta(seconds=1)
+    run_id = sqlite_story.run(tick, "cancelled", cancel_requested_by=words, cancel_requested_at=at)
+
+    explanation = ask(command, sqlite_story, tick)["explanation"]
+    listed = command("runs", "report", *sqlite_story.place).out
+    shown = command("runs", "show", str(run_id), *sqlite_story.place).out
+
+    assert explanation == f"It was cancelled before it began because {words} asked for it at {iso(at)}."
+    assert f"asked for by {words}" in listed
+    assert f"cancel        {iso(at)}, asked for by {words}" in shown
 
 
 def test_replaced_ticks_name_what_took_their_place(command: Command, story: Story, tick: datetime) -> None:

@@ -82,7 +82,7 @@ class Side(World):
         for job_id in adopted.added + adopted.returned:
             since = self.now() - timedelta(hours=1)
             self.execute(update(job_state).where(job_state.c.job_id == job_id).values(settled_until=since))
-        return sorted(adopted.added), sorted(adopted.returned), adopted.cancelled_count
+        return sorted(adopted.added), sorted(adopted.returned), dict(adopted.cancelled)
 
     def run_ids(self) -> list[int]:
         return [row.id for row in self.execute(select(run.c.id).order_by(run.c.id))]

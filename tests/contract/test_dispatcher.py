@@ -936,6 +936,21 @@ def test_a_second_leader_change_after_a_long_outage_loses_no_tick(world: World) 
     assert len(world.execute(select(run).where(run.c.job_id == "held", run.c.id != dead))) >= 2
 
 
+def test_what_is_cancelled_with_its_job_is_told_with_it_and_why(world: World) -> None:
+    world.adopt(job("a"), job("gone"), job("off"), job("off-too"), back=timedelta(0))
+    for job_id in ("gone", "off", "off", "off-too"):
+        world.leave_waiting(job_id, ago=(len(world.runs()) + 1) * MINUTE)
+    world.told.clear()
+    world.configure(job("a"), job("off", enabled=False), job("off-too", enabled=False))
+    world.elect(3)
+    world.step_all()
+    told = [event.fields for event in world.told if event.name == "runs_cancelled"]
+    assert told == [
+        {"jobs": "gone", "count": 1, "reason": "not in the configuration any more"},
+        {"jobs": "off, off-too", "count": 3, "reason": "disabled in the configuration"},
+    ]
+
+
 def test_a_disabled_job_starts_nothing_that_it_owed(world: World) -> None:
     world.adopt(job(every=MINUTE, catch_up=CatchUp.ALL), back=5 * MINUTE)
     world.pool.size = 0

@@ -94,8 +94,28 @@ def test_waiting_runs_of_a_job_that_is_gone_are_cancelled(world: World) -> None:
     (waiting,) = world.waiting_runs("a")
     adopted = world.ledger.adopt(world.lease, specs("b"))
     assert adopted is not None
-    assert adopted.cancelled_count == 1
-    assert world.row(run, id=waiting.id).state == "cancelled"
+    assert adopted.cancelled == {"a": 1}
+    row = world.row(run, id=waiting.id)
+    assert (row.state, row.cancel_requested_by) == ("cancelled", "the configuration that no longer has the job")
+    assert row.cancel_requested_at >= row.decided_at
+
+
+def test_waiting_runs_of_a_job_that_is_disabled_are_cancelled(world: World) -> None:
+    world.waiting_runs("a", count=2)
+    adopted = world.ledger.adopt(world.lease, specs("a", enabled=False))
+    assert adopted is not None
+    assert adopted.cancelled == {"a": 2}
+    rows = world.execute(select(run.c.state, run.c.cancel_requested_by))
+    assert {tuple(row) for row in rows} == {("cancelled", "the configuration that disables the job")}
+
+
+def test_who_asked_for_the_end_of_a_run_before_the_configuration_is_kept(world: World) -> None:
+    world.waiting_runs("a")
+    asked_at = world.now() - MINUTE
+    world.execute(update(run).values(cancel_requested_at=asked_at, cancel_requested_by="ann"))
+    world.ledger.adopt(world.lease, specs("a", enabled=False))
+    row = world.row(run, job_id="a")
+    assert (row.state, row.cancel_requested_by, row.cancel_requested_at) == ("cancelled", "ann", asked_at)
 
 
 def test_settling_writes_the_decisions_and_moves_settled_until(world: World) -> None:
