@@ -60,7 +60,9 @@ class Adopter:
     def adopt(self, lease: Lease) -> list[str] | None:
         """Let the ledger agree; return the jobs to be settled now, None if the term is over."""
         if self._former is not None and self._term == lease.term:  # those that are gone were there until now
-            self._ledger.adopt(lease, tuple(self._former.values()))
+            former = self._ledger.adopt(lease, tuple(self._former.values()))
+            if former is not None:
+                tell_adoption(self._events, lease, former)
         self._former = None
         adoption = self._ledger.adopt(lease, tuple(self.specs.values()))
         if adoption is None:

@@ -84,6 +84,7 @@ class Starter:
         self._oldest_at = 0.0  # when what has waited longest is started again while jobs are to be settled first
         self._just_due: list[str] = []  # the jobs that may have such runs, which were not read yet
         self._more = False  # others seem to wait behind them
+        self._foreign: set[str] = set()  # jobs that are not configured, and of which something waits
 
     @property
     def has_room(self) -> bool:
@@ -115,11 +116,16 @@ class Starter:
         """
         self.forget()
         isolated = self._without_a_process(specs)
+        self._foreign -= specs.keys()
         limit = CANDIDATES if self._workers.room else 0
-        poll = self._ledger.poll(limit, isolated)
+        poll = self._ledger.poll(limit, [*isolated, *self._foreign])
+        while unknown := {run.job_id for run in poll.runs} - specs.keys():
+            # They wait for a leader that has them, and would come first in each poll: nothing behind them would start.
+            self._foreign |= unknown
+            poll = self._ledger.poll(limit, [*isolated, *self._foreign])
         self._more = len(poll.runs) >= limit > 0
         if self._more and all(_may_be_stale(run, untried) for run in poll.runs):  # there may be others behind them
-            poll = self._ledger.poll(limit, [*isolated, *untried])
+            poll = self._ledger.poll(limit, [*isolated, *self._foreign, *untried])
         self._candidates = _acceptable(poll.runs, specs, untried)
         if limit and not self._more:
             self._just_due = []

@@ -10,7 +10,7 @@ from scheduler_service.model import Lease, Reason, State
 
 
 def tell_adoption(
-    events: Events, lease: Lease, adoption: Adoption, edited: Sequence[str], disabled: Sequence[str]
+    events: Events, lease: Lease, adoption: Adoption, edited: Sequence[str] = (), disabled: Sequence[str] = ()
 ) -> None:
     """Tell which jobs differ from what the ledger held; nothing if none does."""
     told = {"new": adoption.added, "enabled": adoption.returned, "edited": edited, "disabled": disabled}

@@ -213,7 +213,11 @@ class Ledger(Protocol):
         """
 
     def adopt(self, lease: Lease, specs: Sequence[JobSpec]) -> Adoption | None:
-        """Add new jobs, make returned ones accountable from now, cancel waiting runs of jobs that are gone."""
+        """Add new jobs, make returned ones accountable from now, and cancel what waits in vain.
+
+        That is: the runs of jobs that are disabled, but for those that a person asked for, and of jobs that have been
+        out of the configuration for longer than ABSENT_AFTER.
+        """
 
     def recall(self, limit: int) -> tuple[JobState, ...]:
         """Read the states of at most `limit` jobs that an adoption would leave as they are, those settled last first.

@@ -100,7 +100,11 @@ class SqliteLedger(SqliteEndings):
                 connection, "select id, job_id, kind from {p}run where lock_id = :lock_id and state = 'waiting'"
             ):
                 spec_of_run = wanted.get(job_id)
-                if spec_of_run is None or not (spec_of_run.enabled or kind == Kind.MANUAL):
+                if spec_of_run is None:  # one that has only just left may be in the file of the next leader
+                    goes_on = job_id in present and present[job_id] >= absent_before
+                else:
+                    goes_on = spec_of_run.enabled or kind == Kind.MANUAL
+                if not goes_on:
                     cancelled[job_id] += 1
                     self._on(
                         connection,

@@ -23,9 +23,12 @@ t as materialized (
 known as materialized (
   -- By one snapshot: a statement before this one may still go on, its answer lost, and change what is looked at here.
   -- A job that was settled was there, though that was noted longer ago.
-  select s.job_id, j.enabled and (not s.enabled
-                                  or greatest(s.present_at, s.settled_until) < newest.present_at - :absent) as returns
-    from {p}job_state s join j using (job_id) cross join newest where s.lock_id = :lock_id),
+  select s.job_id, away.absent, j.job_id is not null as configured,
+         j.enabled and (not s.enabled or away.absent) as returns
+    from {p}job_state s left join j using (job_id) cross join newest
+    cross join lateral (
+      select greatest(s.present_at, s.settled_until) < newest.present_at - :absent as absent) away
+   where s.lock_id = :lock_id),
 added as (
   insert into {p}job_state (lock_id, job_id, schedule, timezone, enabled, accountable_from, settled_until, present_at,
                             max_running)
@@ -53,6 +56,8 @@ cancelled as (
     from t
    where r.lock_id = :lock_id and r.state = 'waiting'
      and not exists (select 1 from j where j.job_id = r.job_id and (j.enabled or r.kind = 'manual'))
+     -- One that has only just left may be in the file of the next leader.
+     and not exists (select 1 from known k where k.job_id = r.job_id and not k.configured and not k.absent)
   returning r.job_id)
 select (select count(*) from fence), (select coalesce(json_agg(job_id), '[]') from added),
        (select coalesce(json_agg(job_id), '[]') from returned),

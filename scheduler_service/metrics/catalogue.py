@@ -98,7 +98,9 @@ CATALOGUE: Mapping[str, Metric] = {
     ),
     "scheduler_job_run_duration_seconds": _metric(SUMMARY, "job_id", "How long a job's attempts took: count and sum."),
     "scheduler_runs_waiting": _metric(GAUGE, "", "Runs of the whole service that wait to be started."),
-    "scheduler_runs_due": _metric(GAUGE, "", "Those of them whose time has come: for a worker, a slot or a resume."),
+    "scheduler_runs_due": _metric(
+        GAUGE, "", "Those of them whose time has come: for a worker, a slot, a resume, or a leader that has their job."
+    ),
     "scheduler_runs_running": _metric(GAUGE, "", "Runs of the whole service that go on."),
     # workers
     "scheduler_attempts_running": _metric(GAUGE, "", "Attempts that this replica runs or has not recorded yet."),

@@ -244,6 +244,19 @@ def test_a_run_that_waits_to_be_started_again_says_why(
     assert ask(command, story, tick)["explanation"].startswith(words)
 
 
+def test_a_run_that_waits_for_a_leader_that_has_its_job_says_so(command: Command, story: Story, tick: datetime) -> None:
+    story.job("other")
+    left_at = story.minute - timedelta(minutes=5)
+    story.job(present_at=left_at)
+    story.run(tick, "waiting", "queued")
+
+    assert ask(command, story, tick)["explanation"] == (
+        "It was decided to run and waits to be started, but its job is not configured: a leader last had it at "
+        f"{iso(left_at)}. It goes on waiting for a leader that has it, and is cancelled when the job has been away for "
+        "ten minutes."
+    )
+
+
 def test_a_range_covers_the_ticks_in_it_and_no_other_moment(command: Command, story: Story, tick: datetime) -> None:
     story.job()
     run_id = story.run(tick - timedelta(minutes=20), "skipped", "paused", kind="range", until=tick, decided_at=tick)

@@ -440,6 +440,69 @@ def test_a_job_away_for_some_minutes_over_a_change_of_leaders_owes_them(world: W
     assert [fields["enabled"] for fields in told if "enabled" in fields] == []
 
 
+def away(world: World, job_id: str) -> None:
+    """Let a job have left the configuration eleven minutes ago."""
+    since = world.now() - 11 * MINUTE
+    world.execute(update(job_state).where(job_state.c.job_id == job_id).values(present_at=since, settled_until=since))
+
+
+def test_a_leader_with_another_file_keeps_what_waits_and_starts_what_is_behind_it(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.dispatcher.starting.CANDIDATES", 2)
+    world.adopt(job("a"), job("only", overlap=Overlap.ALLOW), back=timedelta(0))
+    world.pool.size = 0
+    world.step_all()
+    for ago in (5, 4, 3):  # minutes
+        world.leave_waiting("only", ago * MINUTE, kind="manual")
+    world.leave_waiting("a", MINUTE, kind="manual")
+    successor = World(database, OTHER)
+    successor.configure(job("a"))
+    adopt, adoptions = successor.cut.ledger.adopt, []
+    monkeypatch.setattr(successor.cut.ledger, "adopt", lambda *words: adoptions.append(words) or adopt(*words))
+    successor.elect(3)
+    for _ in range(5):
+        successor.step_all()
+        successor.clock.added += 1.0
+    assert [attempt.job_id for attempt in successor.pool.taken.values()] == ["a"]
+    assert len(adoptions) == 1, "it does not adopt again and again"
+    assert "runs_cancelled" not in successor.names()
+    world.pool.size = 20
+    world.elect(4)
+    world.step_all()
+    assert {attempt.job_id for attempt in world.pool.taken.values()} == {"only"}
+
+
+def test_what_waits_of_a_job_that_stays_away_is_cancelled_while_the_leader_goes_on(
+    world: World, database: Database
+) -> None:
+    world.adopt(job("a"), job("only"), back=timedelta(0))
+    world.step_all()
+    world.leave_waiting("only", MINUTE, kind="manual")
+    successor = World(database, OTHER)
+    successor.configure(job("a"))
+    successor.elect(3)
+    successor.step_all()
+    assert world.runs() == [("waiting", "requested")]
+    away(world, "only")
+    successor.clock.added += 61
+    successor.step_all()
+    assert world.runs() == [("cancelled", None)]
+    assert [event.fields["jobs"] for event in successor.told if event.name == "runs_cancelled"] == ["only"]
+
+
+def test_what_an_edit_finds_to_have_been_away_for_long_is_told_of(world: World) -> None:
+    world.adopt(job("a"), job("only"), back=timedelta(0))
+    world.step_all()
+    world.leave_waiting("only", MINUTE, kind="manual")
+    world.dispatcher.configure([job("a")])
+    world.step_all()
+    away(world, "only")
+    world.dispatcher.configure([job("a"), job("b")])
+    world.step_all()
+    assert [event.fields["jobs"] for event in world.told if event.name == "runs_cancelled"] == ["only"]
+
+
 def later(world: World, seconds: timedelta, *, noted: bool = False) -> None:
     """Let so much time pass: what the ledger holds is older by that, or only when jobs were noted."""
     for row in world.execute(select(job_state)):
@@ -940,6 +1003,7 @@ def test_what_is_cancelled_with_its_job_is_told_with_it_and_why(world: World) ->
     world.adopt(job("a"), job("gone"), job("off"), job("off-too"), back=timedelta(0))
     for job_id in ("gone", "off", "off", "off-too"):
         world.leave_waiting(job_id, ago=(len(world.runs()) + 1) * MINUTE)
+    away(world, "gone")
     world.told.clear()
     world.configure(job("a"), job("off", enabled=False), job("off-too", enabled=False))
     world.elect(3)

@@ -231,11 +231,12 @@ def test_what_stands_out_is_shown_in_part_and_counted_in_whole(world: Looking) -
 
 def test_a_run_waits_unusually_only_if_nothing_explains_it(world: Looking) -> None:
     old = world.began - 10 * MINUTE
-    for name in ("alone", "behind", "paused", "fresh"):
-        world.job(name, paused_at=world.began if name == "paused" else None)
+    for name in ("alone", "behind", "paused", "fresh", "gone"):
+        gone = {"present_at": world.began} if name == "gone" else {}
+        world.job(name, paused_at=world.began if name == "paused" else None, **gone)
     world.job("resumed", paused_at=old, paused_until=world.began - 2 * MINUTE)
     world.job("resumed lately", paused_at=old, paused_until=world.began)
-    for name in ("alone", "behind", "paused", "fresh", "resumed", "resumed lately"):
+    for name in ("alone", "behind", "paused", "fresh", "gone", "resumed", "resumed lately"):
         world.run(name, State.WAITING, at=world.began if name == "fresh" else old)
     world.run("behind", State.RUNNING)
     assert [row.job_id for row in world.pages.overview(Wanted()).waiting.rows] == ["alone", "resumed"]

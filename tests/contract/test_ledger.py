@@ -90,8 +90,44 @@ def test_all_replicas_down_for_a_week_is_no_absence(world: World) -> None:
     assert adopted.returned == ()
 
 
-def test_waiting_runs_of_a_job_that_is_gone_are_cancelled(world: World) -> None:
+def age(world: World, job_id: str, by: timedelta) -> None:
+    """Let a job have been in the configuration, and settled, so long ago."""
+    row = world.row(job_state, job_id=job_id)
+    older = {name: getattr(row, name) - by for name in ("present_at", "settled_until")}
+    world.execute(update(job_state).where(job_state.c.job_id == job_id).values(**older))
+
+
+@pytest.mark.parametrize("kind", ["scheduled", "manual"])
+@pytest.mark.parametrize("reason", ["queued", "retry"])
+def test_waiting_runs_of_a_job_that_has_only_just_left_go_on_waiting(world: World, kind: str, reason: str) -> None:
     (waiting,) = world.waiting_runs("a")
+    world.execute(update(run).values(kind=kind, reason=reason))
+    world.ledger.adopt(world.lease, specs("b"))
+    age(world, "a", timedelta(minutes=9))
+    adopted = world.ledger.adopt(world.lease, specs("b"))
+    assert adopted is not None
+    assert adopted.cancelled == {}
+    assert world.row(run, id=waiting.id).state == "waiting"
+
+
+def test_all_replicas_down_for_a_week_do_not_cancel_what_waits_of_a_job_that_the_next_leader_lacks(
+    world: World,
+) -> None:
+    world.adopt("a", "b")
+    world.waiting_runs("a")
+    for job_id in ("a", "b"):
+        age(world, job_id, timedelta(days=7))
+    adopted = world.ledger.adopt(world.lease, specs("b"))
+    assert adopted is not None
+    assert adopted.cancelled == {}
+
+
+@pytest.mark.parametrize("kind", ["scheduled", "manual"])
+def test_waiting_runs_of_a_job_that_is_gone_are_cancelled(world: World, kind: str) -> None:
+    (waiting,) = world.waiting_runs("a")
+    world.execute(update(run).values(kind=kind))
+    world.ledger.adopt(world.lease, specs("b"))
+    age(world, "a", timedelta(minutes=11))
     adopted = world.ledger.adopt(world.lease, specs("b"))
     assert adopted is not None
     assert adopted.cancelled == {"a": 1}

@@ -168,7 +168,7 @@ class Pages(History):
                 stuck=self._some(
                     connection, and_(run.c.slot_held, run.c.state != State.RUNNING.value), order=run.c.job_id
                 ),
-                waiting=self._some(connection, self._waits_unusually(now), order=run.c.due_at),
+                waiting=self._some(connection, self._waits_unusually(now, present), order=run.c.due_at),
                 paused=self._paused_jobs(connection, present, now),
             )
 
@@ -318,20 +318,21 @@ class Pages(History):
         states: dict[str, int] = {row[0]: row[1] for row in connection.execute(open_runs)}
         return Counts(jobs, paused, disabled, states.get(State.RUNNING.value, 0), states.get(State.WAITING.value, 0))
 
-    def _waits_unusually(self, now: datetime) -> ColumnElement[bool]:
+    def _waits_unusually(self, now: datetime, present: ColumnElement[bool]) -> ColumnElement[bool]:
         other = run.alias("other")
         goes_on = exists().where(
             other.c.lock_id == run.c.lock_id,
             other.c.job_id == run.c.job_id,
             or_(other.c.state == State.RUNNING.value, other.c.slot_held),
         )
-        paused = exists().where(
+        held = exists().where(
             job_state.c.lock_id == run.c.lock_id,
             job_state.c.job_id == run.c.job_id,
-            is_paused(now - WAITS_UNUSUALLY),  # or was lately
+            # Or was lately, or its job is not in the leader's configuration.
+            or_(is_paused(now - WAITS_UNUSUALLY), ~present),
         )
         overdue = and_(run.c.state == State.WAITING.value, run.c.due_at < now - WAITS_UNUSUALLY)
-        return and_(overdue, ~goes_on, ~paused)
+        return and_(overdue, ~goes_on, ~held)
 
     def _some(self, connection: Connection, condition: ColumnElement[bool], order: Any) -> Some:
         mine = and_(run.c.lock_id == self._lock_id, condition)

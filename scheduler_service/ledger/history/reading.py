@@ -108,6 +108,14 @@ class History(Listing):
             jobs = self._jobs(connection, job_id)
         return jobs[0] if jobs else None
 
+    def is_configured(self, job_id: str) -> bool:
+        """Read whether the leader has a job in its configuration."""
+        with self._database.connect() as connection:
+            now = _now(connection)
+            present = self._present(connection, self._leader(connection, now), now)
+            query = select(job_state.c.job_id).where(present, job_state.c.job_id == job_id)
+            return connection.execute(query).first() is not None
+
     def leader(self) -> Leader | None:
         """Read who leads; None if nobody does."""
         with self._database.connect() as connection:

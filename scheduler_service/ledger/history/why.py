@@ -52,7 +52,7 @@ def why(history: History, job: JobRow, moment: datetime) -> Answer:
     is_tick = bool(schedule.between(moment - MICROSECOND, moment))
     row = history.row_at(job.job_id, moment)
     if row is not None and (is_tick or row.scheduled_at == moment):
-        decision, explanation = row.state.value, _explain_row(history, row, moment)
+        decision, explanation = row.state.value, _explain_row(history, job, row, moment)
     else:
         row = None
         decision, explanation = _explain_absence(history, job, schedule, moment, is_tick=is_tick)
@@ -71,7 +71,7 @@ def why(history: History, job: JobRow, moment: datetime) -> Answer:
 def _without_schedule(history: History, job: JobRow, moment: datetime, error: ScheduleError) -> Answer:
     row = history.row_at(job.job_id, moment)
     if row is not None and row.scheduled_at == moment:
-        return Answer(job.job_id, moment, row.state.value, _explain_row(history, row, moment), None, None, row)
+        return Answer(job.job_id, moment, row.state.value, _explain_row(history, job, row, moment), None, None, row)
     explanation = f"The schedule that the leader stored for the job cannot be read here: {error}."
     return Answer(job.job_id, moment, "unreadable", explanation, None, None)
 
@@ -113,7 +113,7 @@ def _explain_unsettled(job: JobRow, moment: datetime, now: datetime) -> str:
     )
 
 
-def _explain_row(history: History, row: RunRow, moment: datetime) -> str:
+def _explain_row(history: History, job: JobRow, row: RunRow, moment: datetime) -> str:
     if row.state is State.MISSED:
         return _explain_missed(history, row, moment)
     if row.state is State.SKIPPED:
@@ -124,20 +124,25 @@ def _explain_row(history: History, row: RunRow, moment: datetime) -> str:
     found = history.run(row.id) if row.attempt else None
     attempts = found[1] if found is not None else ()
     if row.state is State.WAITING:
-        return text + _ends(attempts) + _explain_waiting(row)
+        return text + _ends(attempts) + _explain_waiting(history, job, row)
     if row.state is State.CANCELLED and (not attempts or attempts[-1].state is not State.CANCELLED):
         again = " again" if attempts else ""
         return f"{text}{_ends(attempts)}It was cancelled before it began{again}{_on_request(row)}."
     return text + _ends(attempts[:-1]) + _explain_run(row)
 
 
-def _explain_waiting(row: RunRow) -> str:
+def _explain_waiting(history: History, job: JobRow, row: RunRow) -> str:
     waits_for = {
         Reason.RETRY: "It waits to be tried again",
         Reason.RERUN: "It waits to be run again (on_crash 'rerun')",
         Reason.REQUESTED: "It was asked for and waits to be started",
     }
     start = waits_for.get(row.reason or Reason.QUEUED, "It was decided to run and waits to be started")
+    if not history.is_configured(job.job_id):
+        return (
+            f"{start}, but its job is not configured: a leader last had it at {_about(job.present_at)}. It goes on "
+            "waiting for a leader that has it, and is cancelled when the job has been away for ten minutes."
+        )
     return f"{start}: due at {_iso(row.due_at)}, as soon as a worker, and the job's earlier run, leave room."
 
 
