@@ -7,6 +7,7 @@ from datetime import timedelta
 from scheduler_service.config.problems import Report
 from scheduler_service.config.sections import Section
 from scheduler_service.config.values import UNITS, duration_text
+from scheduler_service.passwords import password_problem
 
 MILLISECOND = UNITS["ms"]
 LEAST_TOKEN = 16  # characters: shorter ones can be tried out
@@ -17,6 +18,7 @@ def check_sections(sections: dict[str, Section], report: Report) -> None:
     _check_lease(sections["election"], report)
     _check_lost_after(sections["election"], report)
     _check_tokens(sections["http"], report)
+    _check_password(sections["database"], report)
     _check_schema(sections["database"], report)
 
 
@@ -75,6 +77,14 @@ def _check_tokens(http: Section, report: Report) -> None:
         if http.known(name) and given is not None and len(given.get_secret_value()) < LEAST_TOKEN:
             position, path = http.place(name)
             report.warn(position, path, f"is short enough to be guessed: take {LEAST_TOKEN} random characters or more")
+
+
+def _check_password(database: Section, report: Report) -> None:
+    # Here and not where the URL is read: there a message about what came from a variable says no more than that.
+    url = database.get("url").get_secret_value() if database.known("url") else ""
+    if url.startswith("postgres") and (problem := password_problem(url)) is not None:
+        position, path = database.place("url")
+        report.add(position, path, problem)
 
 
 def _check_schema(database: Section, report: Report) -> None:

@@ -36,6 +36,7 @@ from scheduler_service.database.errors import (
     translate,
 )
 from scheduler_service.database.own import DriverConnection, OwnConnection
+from scheduler_service.passwords import SECRET_OPTIONS
 
 __all__ = ["Connecting", "Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable", "quoted"]
 
@@ -108,7 +109,7 @@ class Database:
     @property
     def safe_url(self) -> str:
         """The URL for people to read, its passwords hidden."""
-        hidden = {name: "***" for name in urls.SECRET_OPTIONS if name in self._url.query}
+        hidden = {name: "***" for name in SECRET_OPTIONS if name in self._url.query}
         url = self._url.set(drivername=self.dialect).update_query_dict(hidden)
         return url.render_as_string(hide_password=True).replace("%2A", "*")
 

@@ -69,9 +69,7 @@ def translate(error: Exception, secrets: Iterable[str] = ()) -> StoreUnavailable
     cause = driver_error(error)
     if isinstance(cause, StoreUnavailable):
         return cause
-    message = _primary(cause)
-    for secret in secrets:
-        message = message.replace(secret, "***")
+    message = _primary(cause, secrets)
     return _kind(cause, message)(message)
 
 
@@ -80,12 +78,15 @@ def driver_error(error: Exception) -> BaseException:
     return error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
 
 
-def _primary(cause: BaseException) -> str:
-    if isinstance(cause, psycopg.Error) and cause.diag.message_primary:
-        return cause.diag.message_primary
+def _primary(cause: BaseException, secrets: Iterable[str]) -> str:
     if isinstance(cause, exc.TimeoutError):
         return "no connection of the pool became free in time"
-    lines = str(cause).strip().splitlines()
+    said = str(cause)
+    if isinstance(cause, psycopg.Error) and cause.diag.message_primary:
+        said = cause.diag.message_primary
+    for secret in secrets:  # before a line is taken, which may hold half of one
+        said = said.replace(secret, "***")
+    lines = said.strip().splitlines()
     return lines[0].strip() if lines else type(cause).__name__
 
 

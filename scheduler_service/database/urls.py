@@ -8,8 +8,7 @@ from psycopg import pq
 from sqlalchemy import URL, exc, make_url
 
 from scheduler_service.database.errors import StoreRefused
-
-SECRET_OPTIONS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+from scheduler_service.passwords import SECRET_OPTIONS, has_secret_option, password_problem
 
 _SQLITE_OPTIONS = ("timeout",)
 _LAST_PORT = 65_535
@@ -35,8 +34,10 @@ def parse(text: str, *, in_memory: bool = False) -> URL:
             raise StoreRefused(
                 f"the driver {driver!r} is not used here: write postgresql:// instead of {url.drivername}://"
             )
+        if (problem := password_problem(text)) is not None:
+            raise StoreRefused(f"the database's URL: {problem}")
         url = url.set(drivername="postgresql+psycopg")
-        _check_postgresql(url)
+        _check_postgresql(url, discreet=has_secret_option(text))
         return url
     if backend == "sqlite":
         if driver not in ("", "pysqlite"):
@@ -64,10 +65,15 @@ def _unreadable() -> StoreRefused:
     )
 
 
-def _check_postgresql(url: URL) -> None:
+def _check_postgresql(url: URL, *, discreet: bool) -> None:
     # libpq's alone: the driver's own parameters change how it answers, and take no text.
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     for name, value in url.query.items():
+        if name not in known and discreet:
+            raise StoreRefused(
+                "the database's URL has a parameter that PostgreSQL does not know, perhaps the rest of a password: "
+                "write & in a password as %26"
+            )
         if name not in known:
             raise StoreRefused(
                 f"{name!r} in the database's URL is not a connection parameter of PostgreSQL: "

@@ -128,6 +128,16 @@ def test_a_wrong_password_is_not_shown(refused: Callable[..., str], stranger: st
     assert "hidden" not in line
 
 
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(process: Command, folder: Path) -> None:
+    url = "postgresql://me:p@s3cret@127.0.0.1/none"
+    (folder / "config.yaml").write_text(f"{JOB}database: {{url: '{url}'}}\n")
+
+    for words in (["check"], ["run"], ["status"], ["db", "check"], ["status", "--database", url]):
+        line = process(*words, folder=folder, exit_code=2).err
+        assert "write letters such as @" in line
+        assert "s3cret" not in line
+
+
 def test_a_database_without_rights_says_which_and_what_to_do(refused: Callable[..., str], stranger: str) -> None:
     line = refused(f"{JOB}database: {{url: '{stranger}'}}\n", 69)
 

@@ -141,7 +141,7 @@ MUTATIONS = (
         "password-repeated",
         "a password that the driver repeats is shown",
         "scheduler_service/database/errors.py",
-        '        message = message.replace(secret, "***")',
+        '        said = said.replace(secret, "***")',
         "        pass",
         "tests/unit/test_database.py::test_a_password_that_the_driver_repeats_is_blotted_out",
     ),

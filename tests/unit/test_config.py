@@ -260,6 +260,15 @@ def test_what_comes_from_variables_is_used_and_shown_nowhere(write):
     assert "s3cret" not in str(config.warnings)
 
 
+def test_a_password_that_is_not_encoded_is_refused_wherever_it_comes_from(write):
+    for url in ("postgresql://u:${SECRET}@h/n", "postgresql://u:p@s3cret@h/n", "${URL}"):
+        path = write(f"version: 1\ndatabase: {{url: '{url}'}}\n{JOBS}")
+        (problem,) = problems(path, {"SECRET": "p@s3cret", "URL": "postgres://u:p@s3cret/x@h/n"})
+        assert problem.startswith(":2:17  database.url: it cannot be told where the password ends: write letters such")
+        assert "s3cret" not in problem
+        assert "%40" in problem
+
+
 def test_the_hash_is_that_of_the_file_before_variables_are_replaced(write):
     hashes = {load(write(SECRETS), {"SECRET": secret}).hash for secret in ("s3cret", "other")}
     assert len(hashes) == 1

@@ -13,7 +13,7 @@ from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scheduler_service import tables
-from scheduler_service.database import Database, StoreConflict, StoreRefused, StoreUnavailable
+from scheduler_service.database import Database, StoreConflict, StoreRefused, StoreUnavailable, urls
 from scheduler_service.database.errors import translate
 from scheduler_service.database.postgresql import _require, session_settings
 
@@ -60,6 +60,14 @@ def test_sqlite_has_no_schema() -> None:
         ("postgresql://u:secret@/d?host=one:5432&host=two:99999", "99999 in .* cannot be a port"),
         ("postgresql://u:secret@/d?host=one,two&port=5432,99999", "99999 in .* cannot be a port"),
         ("postgresql://u:secret@/d?host=one&port=abc", "the hosts .* cannot be read"),
+        ("postgresql://u:p@secret@h/d", "where the password ends: write letters such as @ .* as %40"),
+        ("postgresql://u:p@secret/x@h/d", "where the password ends"),
+        ("postgresql://u:p@secret?x@h/d", "where the password ends"),
+        ("postgresql://u:p@secret#x@h/d", "where the password ends"),
+        ("postgresql://x/u:secret@h/d", "where the password ends"),
+        ("postgresql://h?user=u@server&password=secret", "where the password ends"),
+        ("postgresql://h:1/d?password=p@secret", "where the password ends"),
+        ("postgresql://h/d?password=p&secret=x", "perhaps the rest of a password: write & in a password as %26"),
         ("sqlite:///x.db?timeout=abc", "'timeout' in .* is not a number of seconds: write timeout=5"),
         ("sqlite:///x.db?timeout=-1", "not a number of seconds"),
         ("sqlite:///x.db?timeout=nan", "not a number of seconds"),
@@ -83,11 +91,17 @@ def test_another_url_is_refused_with_what_to_write_instead(url: str, advice: str
         "postgresql://u@/d?host=one:5432&host=two:5433&target_session_attrs=read-write",
         "postgresql://u@/d?host=one,two&port=5432,5433",
         "postgresql://u@/d?host=/var/run/postgresql",
+        "postgresql://h/d?user=u@server",
         "sqlite:///x.db?timeout=0.5",
     ],
 )
 def test_what_the_drivers_know_may_stand_in_the_url(url: str) -> None:
     assert Database(url).safe_url.startswith(url.partition("?")[0])
+
+
+def test_an_at_sign_that_is_no_password_s_may_stand_in_the_url() -> None:
+    assert Database("postgresql://u@server:p@h/d").safe_url == "postgresql://u%40server:***@h/d"
+    assert Database("sqlite:///u@h/x@y.db").safe_url == "sqlite:///u%40h/x%40y.db"
 
 
 @pytest.mark.parametrize("schema", ["", "a.b", 'a"b', "a%b", "1a", "pg_mine", "a" * 64, "a b", "ä"])
@@ -104,6 +118,30 @@ def test_passwords_are_hidden_wherever_they_stand() -> None:
         assert "***" in shown
         assert "sslmode=require" in shown
         assert not any(secret in shown for secret in ("s%40crets", "s@crets", "keys", "more", "most"))
+
+
+@given(
+    st.sampled_from(
+        [
+            "postgresql://u:{}@h/d",
+            "postgresql://u:{}@127.0.0.1:1/d?sslmode=require",
+            "postgresql://h/d?user=u&password={}",
+            "postgresql://h:1/d?user=u&password={}",
+            "postgresql://h/d?sslpassword={}&user=u@server",
+        ]
+    ),
+    st.text("JKWXZ@@/?#:[]%&=+,. '\"\\\n"),
+)
+def test_nothing_of_a_password_is_shown_however_it_is_written(url: str, password: str) -> None:
+    try:
+        database = Database(url.format(password))
+    except StoreRefused as refusal:
+        said = str(refusal)
+    else:
+        known = database._url.translate_connect_args()
+        driver = psycopg.OperationalError(f"no {known.pop('password', '')!s} for {known}")
+        said = f"{database.safe_url} {database!r} {translate(driver, urls.secrets(database._url))}"
+    assert not set("JKWXZ") & set(said)  # which stand in nothing else that is said
 
 
 def wrapped(error: Exception) -> exc.DBAPIError:
