@@ -49,6 +49,15 @@ def test_runs_come_newest_tick_first_with_delay_and_duration(command: Command, s
     }
 
 
+@pytest.mark.parametrize("state", ["waiting", "cancelled"])
+def test_a_run_that_waits_to_be_tried_again_has_no_delay_yet(command: Command, story: Story, state: str) -> None:
+    run_id = story.run(story.minute, state, "retry", due_at=story.minute + timedelta(seconds=31))
+    story.attempt(run_id, story.minute + timedelta(seconds=1), "failed")
+
+    assert command("runs", "show", run_id, *story.place, "--json").document["delay_seconds"] is None
+    assert [state, "-", "1.5s"] == command("runs", *story.place).out.splitlines()[1].split()[3:6]
+
+
 def test_runs_can_be_chosen_by_job_state_and_time(command: Command, story: Story) -> None:
     story.job()
     old = story.run(story.minute - timedelta(hours=3), "succeeded")

@@ -184,8 +184,10 @@ class RunRow:
 
     @property
     def delay_seconds(self) -> float | None:
-        """How long after it was due it began."""
-        return None if self.started_at is None else (self.started_at - self.due_at).total_seconds()
+        """How long after it was due it began; None while it waits to be tried again, or never was."""
+        if self.started_at is None or self.started_at < self.due_at:  # that start was of the attempt before
+            return None
+        return (self.started_at - self.due_at).total_seconds()
 
     @property
     def duration_seconds(self) -> float | None:

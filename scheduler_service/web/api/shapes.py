@@ -148,7 +148,9 @@ class Run(Shape):
     finished_at: datetime | None
     exit_code: int | None
     error: str | None
-    delay_seconds: float | None
+    delay_seconds: float | None = Field(
+        description="From due_at to started_at; null while it waits to be tried again, or never was."
+    )
     duration_seconds: float | None
     requested_by: str | None
     request_key: str | None
