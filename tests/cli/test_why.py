@@ -303,6 +303,22 @@ def test_a_tick_past_what_is_settled_waits_for_a_leader(command: Command, story:
     assert "not decided yet" in document["explanation"]
 
 
+@pytest.mark.parametrize("after", [timedelta(0), timedelta(hours=2)], ids=["past", "to come"])
+def test_a_tick_of_a_job_that_left_the_configuration_is_promised_to_nobody(
+    command: Command, story: Story, tick: datetime, after: timedelta
+) -> None:
+    story.job(present_at=tick, settled_until=tick - timedelta(seconds=1))
+    story.job("renamed")
+
+    explanation = ask(command, story, tick + after)["explanation"]
+
+    assert explanation == (
+        f"The job is not in the configuration any more: a leader last had it at {iso(tick)}. Nobody decides its ticks "
+        "unless it comes back."
+    )
+    assert "Nobody" not in ask(command, story, story.minute + timedelta(hours=2), "renamed")["explanation"]
+
+
 def test_a_tick_whose_row_was_pruned_is_not_recorded(command: Command, story: Story, tick: datetime) -> None:
     story.job()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, literal, not_, or_, select
 
 from scheduler_service.ledger.history.listing import TICK_KINDS, Chosen, Listing, noted_since
 from scheduler_service.ledger.history.rows import attempt_row, attempts_of_runs, job_row, run_row, runs
@@ -108,13 +108,15 @@ class History(Listing):
             jobs = self._jobs(connection, job_id)
         return jobs[0] if jobs else None
 
-    def is_configured(self, job_id: str) -> bool:
-        """Read whether the leader has a job in its configuration."""
+    def left_at(self, job_id: str) -> datetime | None:
+        """Read when a leader last had a job that is not configured any more; None if it is, or never was."""
         with self._database.connect() as connection:
             now = _now(connection)
-            present = self._present(connection, self._leader(connection, now), now)
-            query = select(job_state.c.job_id).where(present, job_state.c.job_id == job_id)
-            return connection.execute(query).first() is not None
+            query = select(job_state.c.present_at).where(
+                job_state.c.job_id == job_id, not_(self._present(connection, self._leader(connection, now), now))
+            )
+            found: datetime | None = connection.execute(query.where(job_state.c.lock_id == self._lock_id)).scalar()
+        return found
 
     def leader(self) -> Leader | None:
         """Read who leads; None if nobody does."""

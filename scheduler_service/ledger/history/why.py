@@ -84,7 +84,7 @@ def _explain_absence(
     now = history.now()
     if moment > job.settled_until:
         decision = "future" if moment > now else "not_settled"
-        return decision, _explain_unsettled(job, moment, now)
+        return decision, _explain_unsettled(history, job, moment, now)
     if moment <= job.accountable_from:
         return "not_accountable", (
             f"The job owes nothing up to {_about(job.accountable_from)}: it was new then, or enabled again, or back in "
@@ -96,7 +96,12 @@ def _explain_absence(
     )
 
 
-def _explain_unsettled(job: JobRow, moment: datetime, now: datetime) -> str:
+def _explain_unsettled(history: History, job: JobRow, moment: datetime, now: datetime) -> str:
+    if (left_at := history.left_at(job.job_id)) is not None:
+        return (
+            f"The job is not in the configuration any more: a leader last had it at {_about(left_at)}. Nobody decides "
+            "its ticks unless it comes back."
+        )
     if not job.enabled:
         return "The job is disabled: its ticks are not decided."
     if job.pause is not None and job.pause.holds(moment):
@@ -138,9 +143,9 @@ def _explain_waiting(history: History, job: JobRow, row: RunRow) -> str:
         Reason.REQUESTED: "It was asked for and waits to be started",
     }
     start = waits_for.get(row.reason or Reason.QUEUED, "It was decided to run and waits to be started")
-    if not history.is_configured(job.job_id):
+    if (left_at := history.left_at(job.job_id)) is not None:
         return (
-            f"{start}, but its job is not configured: a leader last had it at {_about(job.present_at)}. It goes on "
+            f"{start}, but its job is not configured: a leader last had it at {_about(left_at)}. It goes on "
             "waiting for a leader that has it, and is cancelled when the job has been away for ten minutes."
         )
     return f"{start}: due at {_iso(row.due_at)}, as soon as a worker, and the job's earlier run, leave room."
