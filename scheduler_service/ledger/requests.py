@@ -130,6 +130,8 @@ class CancelledRun:
 
     run_id: int
     job_id: str
+    at: datetime
+    by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +146,13 @@ class StopRequested:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The run had ended before, or never was to start."""
+    """The run had ended before, or never was to start; who asked for its end, and when, if somebody did."""
 
     run_id: int
     job_id: str
     state: State
+    at: datetime | None
+    by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +251,7 @@ class Requests:
         """Keep a run that waits from starting; ask one that goes on to stop, and never to be tried again."""
         waits = run.c.state == State.WAITING.value
         mine = and_(run.c.lock_id == self._lock_id, run.c.id == run_id)
+        answered = (run.c.job_id, run.c.state, run.c.cancel_requested_at, run.c.cancel_requested_by)
         asked = (
             update(run)
             .where(mine, run.c.state.in_([State.WAITING.value, State.RUNNING.value]))
@@ -257,16 +262,19 @@ class Requests:
                 # The first who asked, even where that was before names were kept.
                 cancel_requested_by=case((run.c.cancel_requested_at.is_(None), by), else_=run.c.cancel_requested_by),
             )
-            .returning(run.c.job_id, run.c.state, run.c.cancel_requested_at, run.c.cancel_requested_by)
+            .returning(*answered)
         )
         with self._database.connect() as connection:
             row = connection.execute(asked).first()
             if row is None:
-                closed = connection.execute(select(run.c.job_id, run.c.state).where(mine)).first()
-                return NoSuchRun(run_id) if closed is None else Ended(run_id, closed.job_id, State(closed.state))
-        if row.state == State.RUNNING:
-            return StopRequested(run_id, row.job_id, row.cancel_requested_at, row.cancel_requested_by)
-        return CancelledRun(run_id, row.job_id)
+                closed = connection.execute(select(*answered).where(mine)).first()
+                if closed is None:
+                    return NoSuchRun(run_id)
+                job_id, state, at, asker = closed
+                return Ended(run_id, job_id, State(state), at, asker)
+        job_id, state, at, asker = row
+        kind = StopRequested if state == State.RUNNING else CancelledRun
+        return kind(run_id, job_id, at, asker)
 
     def resign(self, *, by: str) -> Resignation | None:
         """Ask who leads now to hand over; None if nobody leads."""

@@ -100,6 +100,9 @@ def test_a_run_that_waits_is_cancelled_and_one_that_goes_on_is_asked_to_stop(sto
     for _ in range(2):  # asked again it is as it was asked to be
         answer = site.post(f"/api/v1/runs/{waits}/cancel")
         assert (answer.status, answer.document["state"]) == (200, "cancelled")
+        kept = site.get(f"/api/v1/runs/{waits}").document
+        assert kept["cancel_requested_by"] == answer.document["cancel_requested_by"] == "api"
+        assert kept["cancel_requested_at"] == answer.document["cancel_requested_at"]
         answer = site.post(f"/api/v1/runs/{runs}/cancel", {"by": "me"})
         assert (answer.status, answer.document["state"]) == (200, "running")
         assert answer.document["cancel_requested_by"] == "me (api)"

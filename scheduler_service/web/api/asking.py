@@ -113,8 +113,8 @@ def asking_routes(view: View) -> APIRouter:
                 "run": run,
                 "job": answer.job_id,
                 "state": (State.CANCELLED if waits else State.RUNNING).value,
-                "cancel_requested_at": None if isinstance(answer, CancelledRun | Ended) else iso(answer.at),
-                "cancel_requested_by": None if isinstance(answer, CancelledRun | Ended) else answer.by,
+                "cancel_requested_at": iso(answer.at),
+                "cancel_requested_by": answer.by,
             }
         )
 
