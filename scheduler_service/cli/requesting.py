@@ -118,9 +118,8 @@ def resume_command(
         answer = Requests(place.database, place.lock_id).resume(job, by=name)
     if isinstance(answer, NoSuchJob):
         refuse_job(answer)
-    resumed = not isinstance(answer, NotPaused)
     if as_json:
-        write_json({"job": job, "paused": None, "resumed": resumed})
+        write_json(documents.resumed_document(job, answer))
     elif isinstance(answer, NotPaused):
         click.echo(f"{job} is not paused", err=True)
     else:

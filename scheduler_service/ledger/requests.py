@@ -110,11 +110,13 @@ class NotInFuture:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The pause that began at `since` ended at `at`."""
+    """The pause that began at `since` ended at `at`; `by` and `reason` are the pause's."""
 
     job_id: str
     since: datetime
     at: datetime
+    by: str | None
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +242,12 @@ class Requests:
                 update(job_state)
                 .where(self._is(job_id), job_state.c.paused_at.is_not(None), _lasts())
                 .values(paused_until=database_time(), resumed_by=by)
-                .returning(job_state.c.paused_at, job_state.c.paused_until)
+                .returning(
+                    job_state.c.paused_at, job_state.c.paused_until, job_state.c.paused_by, job_state.c.pause_reason
+                )
             ).first()
             if row is not None:
-                return Resumed(job_id, row.paused_at, row.paused_until)
+                return Resumed(job_id, *row)
             job = self._find(connection, job_id)
             return job if isinstance(job, NoSuchJob) else NotPaused(job_id)
 

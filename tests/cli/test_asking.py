@@ -165,7 +165,11 @@ def test_a_pause_can_be_ended_and_not_begun_anew_before_it_is_settled(
     monkeypatch.setattr(requesting, "SETTLED_WITHIN_SECONDS", 0.0)
     story.job()
     assert command("pause", "report", *story.place).out.endswith(" until it is resumed\n")
-    command("resume", "report", *story.place)
+    resumed = command("resume", "report", *story.place, "--json").document
+    assert (resumed["resumed"], resumed["paused"], resumed["ended"].keys()) == (
+        True, None, {"at", "until", "by", "reason"},
+    )  # fmt: skip
+    assert resumed["ended"]["until"] is not None
 
     answered = command("pause", "report", *story.place, exit_code=1)
 

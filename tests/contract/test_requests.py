@@ -213,6 +213,7 @@ def test_resuming_ends_the_pause_and_leaves_the_rest_to_the_leader(world: Asking
     assert isinstance(paused, Paused)
     assert isinstance(answer, Resumed)
     assert paused.at == answer.since <= answer.at <= world.now()
+    assert (answer.by, answer.reason) == ("ann", None)
     row = world.job()
     assert (row.paused_at, row.paused_until, row.settled_until) == (paused.at, answer.at, settled_until)
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from scheduler_service.moments import iso
 from tests.story import Story
 from tests.web.serving import TOKEN, Site
 
@@ -73,8 +74,14 @@ def test_a_job_is_paused_until_a_time_in_its_zone_and_resumed(story: Story, site
     assert paused.document["paused"] == site.get("/api/v1/jobs/nightly").document["paused"]
     assert (paused.document["paused"]["by"], paused.document["paused"]["reason"]) == ("me (api)", "move")
     assert site.post("/api/v1/jobs/nightly/trigger").document["paused"]
-    assert site.post("/api/v1/jobs/nightly/resume").document == {"job": "nightly", "paused": None, "resumed": True}
-    assert site.post("/api/v1/jobs/nightly/resume").document["resumed"] is False
+    resumed = site.post("/api/v1/jobs/nightly/resume").document
+    row = story.history.job("nightly")
+    assert row is not None
+    assert row.pause is not None
+    ended = {**paused.document["paused"], "until": iso(row.pause.until)}
+    assert resumed == {"job": "nightly", "paused": None, "resumed": True, "ended": ended}
+    again = site.post("/api/v1/jobs/nightly/resume").document
+    assert again == {"job": "nightly", "paused": None, "resumed": False, "ended": None}
     assert site.get("/api/v1/jobs/nightly").document["paused"] is None
 
 

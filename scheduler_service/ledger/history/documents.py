@@ -20,6 +20,7 @@ from scheduler_service.ledger.history.values import (
     Standing,
 )
 from scheduler_service.ledger.history.why import Answer
+from scheduler_service.ledger.requests import NotPaused, Resumed
 from scheduler_service.moments import iso
 
 Document = dict[str, Any]
@@ -89,6 +90,14 @@ def job_document(job: JobRow, now: datetime, following: datetime | None) -> Docu
 def pause_document(pause: Pause) -> Document:
     """Return what `status --json` has under `paused`."""
     return {"at": iso(pause.at), "until": iso(pause.until), "by": pause.by, "reason": pause.reason}
+
+
+def resumed_document(job_id: str, answer: Resumed | NotPaused) -> Document:
+    """Return what `resume --json` writes; `ended` is the pause that ended just now."""
+    ended = None
+    if isinstance(answer, Resumed):
+        ended = pause_document(Pause(answer.since, answer.at, answer.by, answer.reason))
+    return {"job": job_id, "paused": None, "resumed": ended is not None, "ended": ended}
 
 
 def run_document(row: RunRow) -> Document:

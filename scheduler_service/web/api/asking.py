@@ -13,7 +13,7 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from scheduler_service.ledger.history import Pause
-from scheduler_service.ledger.history.documents import pause_document
+from scheduler_service.ledger.history.documents import pause_document, resumed_document
 from scheduler_service.ledger.requests import (
     ARGUMENTS_LIMIT,
     CancelledRun,
@@ -23,7 +23,6 @@ from scheduler_service.ledger.requests import (
     NoSuchRun,
     NotConfigured,
     NotInFuture,
-    NotPaused,
     NotSettled,
     text_problem,
 )
@@ -96,7 +95,7 @@ def asking_routes(view: View) -> APIRouter:
         answer = requests.resume(job, by=_asker(asked))
         if isinstance(answer, NoSuchJob):
             _refuse_job(answer)
-        return Document({"job": job, "paused": None, "resumed": not isinstance(answer, NotPaused)})
+        return Document(resumed_document(job, answer))
 
     @router.post("/runs/{run}/cancel", response_model=shapes.Cancelled, tags=["runs"], responses=problems(404, 409))
     def cancel(run: RunId, asked: PlainBody) -> Response:

@@ -314,6 +314,7 @@ class Resumed(Shape):
     job: str
     paused: None
     resumed: bool
+    ended: PauseShape | None = Field(description="The pause that ended just now; `until` is when.")
 
 
 class Cancelled(Shape):
