@@ -27,6 +27,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     "service_started": (INFO, "role database version jobs next_job? next_at? http?"),
     "service_draining": (INFO, "signal running_count grace_seconds"),
     "service_stopped": (INFO, "exit_code reason"),
+    "service_failed": (ERROR, "exit_code error"),  # it ends so, and says the same on stderr as any command
     "schema_upgraded": (INFO, "revision_from? revision_to"),
     "thread_crashed": (ERROR, "thread error"),
     # election

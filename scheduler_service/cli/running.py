@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from scheduler_service import logs
+from scheduler_service.cli import OURS
 from scheduler_service.cli.options import config_option, load_config
 from scheduler_service.cli.output import Mistake, NoDatabase, Problems
 from scheduler_service.config import Config, ConfigError, callable_warnings, check_callables
@@ -57,6 +58,12 @@ def _logged(config: Config, port: int | None) -> int:
     log = logs.configure(config.logging.level, config.logging.format, events, secrets=_secrets(config), rush=rush)
     try:
         code, busy = _run(config, events, rush, port)
+    except Mistake as error:
+        events.emit("service_failed", exit_code=error.exit_code, error=error.message)
+        raise
+    except Exception as error:
+        events.emit("service_failed", exit_code=OURS, error=f"{type(error).__name__}: {error}")
+        raise
     finally:
         log.close()
     _end_within(0.0 if busy else EXIT_SECONDS, code)

@@ -5,12 +5,15 @@ Real processes, started with `run`, because that is what must say it plainly.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from scheduler_service.cli import running
+from scheduler_service.config import load
 from tests.cli.conftest import Answered, Command
 from tests.postgres.conftest import make_role, stranger
 from tests.servers import free_port
@@ -120,6 +123,38 @@ def test_a_database_that_does_not_answer_is_waited_for_and_given_up(refused: Cal
     assert line.startswith("error: no database within 1s (database.startup_timeout): ")
     assert "Connection refused" in line
     assert "secret" not in line
+
+
+def failure(answered: Answered) -> tuple[int, str]:
+    """The exit code and the error of the log's last line."""
+    told = json.loads([line for line in answered.lines if line.startswith("{")][-1])
+    assert (told["event"], told["level"]) == ("service_failed", "error")
+    return told["exit_code"], told["error"]
+
+
+def test_what_ends_a_start_stands_in_the_log_too(process: Command, folder: Path) -> None:
+    nowhere = f"database: {{url: 'postgresql://127.0.0.1:{free_port()}/none', startup_timeout: 0s}}\n"
+    for config, exit_code in ((JOB.replace("one:main", "one:mein"), 2), (JOB + nowhere, 69)):
+        (folder / "config.yaml").write_text(config)
+        answered = process("run", folder=folder, exit_code=exit_code)
+        assert failure(answered) == (exit_code, the_line(answered).removeprefix("error: "))
+
+
+def test_a_fault_of_ours_stands_in_the_log_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def break_down(*_: object) -> tuple[int, bool]:
+        raise RuntimeError("unforeseen")
+
+    (folder / "config.yaml").write_text(JOB)
+    for its_process in ("sys.setswitchinterval", "gc.set_threshold"):  # and this one is a test's
+        monkeypatch.setattr(its_process, lambda *_: None)
+    monkeypatch.setattr(running, "_run", break_down)
+
+    with pytest.raises(RuntimeError):
+        running._logged(load(folder / "config.yaml"), None)
+
+    assert failure(Answered(70, "", capsys.readouterr().err)) == (70, "RuntimeError: unforeseen")
 
 
 def test_a_wrong_password_is_not_shown(refused: Callable[..., str], stranger: str) -> None:
