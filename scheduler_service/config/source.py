@@ -11,7 +11,8 @@ from scheduler_service.config.problems import WHOLE_FILE, Position, Report
 
 LARGEST = 4 * 1024 * 1024  # bytes; ten thousand jobs are about one million
 _CONTROL = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-NO_FILE = "there is no such file; make one with: scheduler-service init"
+HOW_TO_BEGIN = "; make one with: scheduler-service init"
+NO_FILE = f"there is no such file{HOW_TO_BEGIN}"
 
 
 @dataclass(frozen=True, slots=True)

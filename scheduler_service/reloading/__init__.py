@@ -39,6 +39,7 @@ from scheduler_service.config import (
     restart_needed,
 )
 from scheduler_service.config.settings import SECTIONS
+from scheduler_service.config.source import HOW_TO_BEGIN
 from scheduler_service.events import Events, listed
 from scheduler_service.mailbox import Mailbox
 from scheduler_service.model import Isolation, JobSpec
@@ -198,7 +199,7 @@ class Reloader:
             config = load(self._config.path, self._environ)
         except ConfigError as error:
             self._paths, self._patterns = _paths(self._config.path, error.files), error.include
-            return None, str(error)
+            return None, str(error).removesuffix(HOW_TO_BEGIN)  # we had one
         except Exception as error:  # a mistake of ours must not end replicas that do their work
             return None, f"{self._config.file}: cannot be read: {type(error).__name__}: {error}"
         self._paths, self._patterns = _paths(config.path, config.files), config.include

@@ -260,7 +260,7 @@ def test_a_missing_file_is_a_wrong_edit(world: World) -> None:
     world.path.unlink()
     world.settle(reloader, 5)
     assert world.names() == ["config_rejected"]
-    assert "there is no such file" in world.told[0].fields["error"]
+    assert world.told[0].fields["error"].endswith(": there is no such file")
     world.write(HELLO)
     world.settle(reloader, 5)
     assert world.names() == ["config_rejected", "config_restored"]
