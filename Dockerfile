@@ -18,7 +18,7 @@ EXPOSE 8080
 # Whether its threads take their steps; neither a standby nor a database that is away makes it ill.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 CMD ["scheduler-service", "health"]
 # In exec form, so that the SIGTERM of `docker stop` arrives at the service, which drains.  Docker kills after ten
-# seconds: `docker stop --time 30` gives it service.shutdown_grace (20 s) and a little more.
+# seconds: `docker stop --time 40` gives it service.shutdown_grace (20 s), kill_after (10 s) and a little more.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["scheduler-service"]
 CMD ["run"]

@@ -151,7 +151,7 @@ class Run(Shape):
     delay_seconds: float | None = Field(
         description="From due_at to started_at; null while it waits to be tried again, or never was."
     )
-    duration_seconds: float | None
+    duration_seconds: float | None = Field(description="Of a lost run: until it was given up.")
     requested_by: str | None
     request_key: str | None
     arguments: list[Any] | dict[str, Any] | None
