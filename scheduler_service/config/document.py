@@ -90,8 +90,9 @@ class _Composer:
         assert isinstance(event, yaml.NodeEvent)  # noqa: S101  # the parser gives nothing else here
         tag = getattr(event, "tag", None)
         if tag is not None:
-            shown = tag.replace("tag:yaml.org,2002:", "!!")
-            self._report.add(position, path, f"tags such as {shown} are not used here: remove it")
+            # Neither a tag nor the name of an alias is shown: it may be a secret that begins with that character.
+            message = "tags are not used here: remove it, or put a value that begins with ! in quotes"
+            self._report.add(position, path, message)
         if event.anchor is not None:
             self._open.add(event.anchor)
         node: Node
@@ -111,9 +112,10 @@ class _Composer:
 
     def _alias(self, name: str, position: Position, path: str) -> Node:
         if name in self._open:
-            self._report.add(position, path, f"*{name} stands inside what &{name} names")
+            self._report.add(position, path, "this alias stands inside what it names")
         elif name not in self._anchors:
-            self._report.add(position, path, f"no &{name} comes before *{name}; put the value in quotes if it is text")
+            message = "this begins with '*', as an alias, and no '&' before it has its name; put a text in quotes"
+            self._report.add(position, path, message)
         else:
             node, size = self._anchors[name]
             self._count += size

@@ -126,7 +126,9 @@ def entries(node: Node | None, path: str, report: Report, *, expected: str) -> l
             return [(key, entry.position, entry.node) for key, entry in everything]
         case ListNode() | ScalarNode():
             if isinstance(node, ListNode) or node.value is not None:
-                report.add(node.position, path, f"expected {expected}, got {described(node)}")
+                # Not the text itself: after `database:` it may be a URL, with a password in it.
+                text = isinstance(node, ScalarNode) and not node.hidden and isinstance(node.value, str)
+                report.add(node.position, path, f"expected {expected}, got {'a text' if text else described(node)}")
     return []
 
 

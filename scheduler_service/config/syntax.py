@@ -12,7 +12,6 @@ from scheduler_service.config.problems import Position
 # `key: value` or `- key: value` where the value begins with a character that YAML keeps for itself
 _SPECIAL = re.compile(r"""(?:^|[\s{,-])(?P<key>[\w.-]+)\s*:\s+(?P<value>[*@`%&].*)""")
 _FLOW_END = re.compile(r"""\s*(,\s*[\w."'-]+\s*:.*|[}#].*)$""")
-_EXPRESSION = re.compile(r"\*(/\d+)?([\s,].*)?|@[a-z]+")
 
 _LINE_END = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")  # what YAML counts as one
 _NO_SPACE = re.compile(r"\s*(?:-\s+)?(?=[\w.-]+:[^\s:/])[^\s'\"]+\s*")
@@ -96,19 +95,21 @@ def explain(error: yaml.MarkedYAMLError, text: str) -> SyntaxProblem:
 
 
 def _special(text: str, line: str, mark: yaml.Mark) -> SyntaxProblem:
-    """Return what to do about a value that begins with a character of YAML's own."""
+    """Return what to do about a value that begins with a character of YAML's own.
+
+    No value is shown but that of `cron`: any other may be a secret, whatever its key.
+    """
     here = Position(mark.line + 1, mark.column + 1)
     for found in _SPECIAL.finditer(line):
         if found.start("value") == mark.column:
             value = _FLOW_END.sub("", found["value"]) if "{" in line[: mark.column] else found["value"]
             value = value.partition(" #")[0].rstrip()
-            quoted = f"{found['key']}: '{value}'"
-            if found["key"] != "cron" and not _EXPRESSION.fullmatch(value):
-                return SyntaxProblem(here, f"a value cannot begin with {value[0]!r}; put it in quotes: {quoted}")
+            if found["key"] != "cron":
+                break
             if "'" in value:
                 return SyntaxProblem(here, "put the expression in quotes")
             mended = f"{text[: mark.index]}'{value}'{text[mark.index + len(value) :]}"
-            return SyntaxProblem(here, f"put the expression in quotes: {quoted}", mended)
+            return SyntaxProblem(here, f"put the expression in quotes: cron: '{value}'", mended)
     if line[: mark.column].rstrip().endswith(("'", '"')):
         return SyntaxProblem(here, _AFTER_QUOTE)
     return SyntaxProblem(here, f"a value cannot begin with {line[mark.column : mark.column + 1]!r}; put it in quotes")

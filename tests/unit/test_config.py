@@ -269,6 +269,20 @@ def test_a_password_that_is_not_encoded_is_refused_wherever_it_comes_from(write)
         assert "%40" in problem
 
 
+@pytest.mark.parametrize("first", [*"*&!@%`", "!!", "& ", ""])
+@pytest.mark.parametrize(
+    "settings",
+    ["http: {{token: {}}}", "http:\n  read_token: {}", "database:\n  url: {}", "database: {}",
+     "jobs:\n  a: {{command: x, every: 5m, env: {{PASSWORD: {}}}}}"],
+)  # fmt: skip
+def test_a_secret_that_yaml_takes_for_its_own_is_not_shown(write, settings, first):
+    secret = f"{first}postgresql://u:s3cret@h/n"
+    for value in (secret, f"{secret} # why", f"{secret} {secret}", f"{first}s3cret"):
+        answer = problems(write(f"version: 2\n{settings.format(value)}\n"))
+        assert answer
+        assert "s3cret" not in str(answer)
+
+
 def test_the_hash_is_that_of_the_file_before_variables_are_replaced(write):
     hashes = {load(write(SECRETS), {"SECRET": secret}).hash for secret in ("s3cret", "other")}
     assert len(hashes) == 1
