@@ -61,7 +61,8 @@ def scalar(
 ) -> Kind:
     """Return the kind of one value, made by `convert`, which raises WrongValueError.
 
-    With `optional`, nothing and the word none mean None.  A `secret` is never shown: `convert` must not either.
+    With `optional`, nothing and the word none mean None.  A `secret` is never shown: `convert` must not either;
+    and for it only the word means None, because nothing is rather a value that was lost on its way.
     """
 
     def read(node: Node, path: str, report: Report) -> Any:
@@ -69,7 +70,7 @@ def scalar(
             return WRONG
         if not isinstance(node, ScalarNode):
             message = f"expected {expected}, got {described(node)}"
-        elif optional and (node.value is None or node.text == "none"):
+        elif optional and (node.text == "none" or (node.value is None and not secret)):
             return None
         elif node.value is None and not node.hidden:
             message = f"has no value; write {expected}, or leave the key out"
@@ -84,7 +85,7 @@ def scalar(
         report.add(node.position, path, message)
         return WRONG
 
-    options = [schema, VARIABLE, *([{"enum": [None, "none"]}] if optional else [])]
+    options = [schema, VARIABLE, *([{"enum": ["none"] if secret else [None, "none"]}] if optional else [])]
     free = schema == {"type": "string"} and not optional
     return Kind(read, schema if free else {"anyOf": options}, lambda value: "none" if value is None else write(value))
 

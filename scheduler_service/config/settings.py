@@ -27,6 +27,7 @@ DAY = timedelta(days=1)
 KIB = 1024
 
 URL = "postgresql://user:password@host/name or sqlite:///file"
+BEARER = "a token of ASCII letters, digits and signs, in quotes"
 JOB_ID = r"[a-z0-9][a-z0-9_.-]{0,99}"
 
 
@@ -54,6 +55,11 @@ def _url_problem(url: str) -> str | None:
     if backend == "sqlite" and rest.partition("?")[0] in ("/", "/:memory:"):
         return "a database in memory is not enough for replicas and threads; name a file: sqlite:///scheduler.db"
     return None
+
+
+def _token_problem(token: str) -> str | None:
+    # Others arrive differently from one client to the next, or not at all; spaces at the ends are lost on the way.
+    return None if re.fullmatch(r"[!-~]+", token) else "a token has ASCII letters, digits and signs only, no spaces"
 
 
 class Service(Discreet):
@@ -152,10 +158,10 @@ class Http(Discreet):
     port: Annotated[int | None, kinds.integer(0, 65535, optional=True)] = Field(
         None, description="The port to listen on, 0 for any free one; none for 8080, or the next one that is free."
     )
-    token: Annotated[SecretStr | None, kinds.secret("a token, in quotes", optional=True)] = Field(
+    token: Annotated[SecretStr | None, kinds.secret(BEARER, _token_problem, optional=True)] = Field(
         None, description="The bearer token of writing calls; without one they are off."
     )
-    read_token: Annotated[SecretStr | None, kinds.secret("a token, in quotes", optional=True)] = Field(
+    read_token: Annotated[SecretStr | None, kinds.secret(BEARER, _token_problem, optional=True)] = Field(
         None, description="The bearer token of reading API, metrics and pages; without one these are open."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -206,15 +207,15 @@ def test_the_environment_of_the_process_is_the_default(write, monkeypatch):
 
 def test_a_file_named_in_a_value_is_read_without_its_last_line_end(write, tmp_path):
     (tmp_path / "password").write_bytes("s3cret ✓\r\n".encode())
-    text = "version: 1\nhttp: {token: '${file:password}'}\n" + JOBS
-    assert load(write(text), {}).http.token.get_secret_value() == "s3cret ✓"
+    text = "version: 1\nservice: {name: '${file:password}'}\n" + JOBS
+    assert load(write(text), {}).service.name == "s3cret ✓"
     for content, reason in (
         (b"\xff", "names a file that is not UTF-8 text"),
         (b"a\0", "names a file that is not text"),
         (b"x" * 65537, "names a file of more than 64 KiB"),
     ):
         (tmp_path / "password").write_bytes(content)
-        assert problems(write(text)) == [f":2:15  http.token: '${{file:password}}' {reason}"]
+        assert problems(write(text)) == [f":2:17  service.name: '${{file:password}}' {reason}"]
 
 
 def test_an_alias_is_read_with_the_paths_of_every_place_that_uses_it(write):
@@ -281,6 +282,26 @@ def test_a_secret_that_yaml_takes_for_its_own_is_not_shown(write, settings, firs
         answer = problems(write(f"version: 2\n{settings.format(value)}\n"))
         assert answer
         assert "s3cret" not in str(answer)
+
+
+@pytest.mark.parametrize("name", ["token", "read_token"])
+@pytest.mark.parametrize("value", ["", "~", "null", "''", "' '", "# abc", "&abc", "${EMPTY}", "'${EMPTY}'"])
+def test_an_empty_token_is_no_way_to_do_without_one(write, name, value):
+    (line,) = problems(write(f"version: 1\nhttp:\n  {name}: {value}\n{JOBS}"), {"EMPTY": ""})
+    assert f"  http.{name}: " in line
+    assert "a token of ASCII letters, digits and signs" in line
+    for none in ("none", "${NONE}"):
+        http = load(write(f"version: 1\nhttp:\n  {name}: {none}\n{JOBS}"), {"NONE": "none"}).http
+        assert (http.token, http.read_token) == (None, None)
+
+
+@pytest.mark.parametrize("token", ["grünes-s3cret", "a s3cret", " s3cret", "s3cret\n", "s3cret\nword", "s3cret\x1b"])
+def test_a_token_that_clients_cannot_send_alike_is_refused_and_not_shown(write, token):
+    for text in (json.dumps(token), "'${TOKEN}'"):
+        (line,) = problems(write(f"version: 1\nhttp: {{token: {text}}}\n{JOBS}"), {"TOKEN": token})
+        assert line.startswith(":2:15  http.token: ")
+        assert "ASCII letters, digits and signs" in line
+        assert "s3cret" not in line
 
 
 def test_the_hash_is_that_of_the_file_before_variables_are_replaced(write):
