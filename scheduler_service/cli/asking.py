@@ -13,7 +13,14 @@ import click
 
 from scheduler_service.cli.looking import unknown_job
 from scheduler_service.cli.output import Mistake, about
-from scheduler_service.ledger.requests import ARGUMENTS_LIMIT, TEXT_LIMIT, NoSuchJob, NotConfigured, text_problem
+from scheduler_service.ledger.requests import (
+    ARGUMENTS_LIMIT,
+    TEXT_LIMIT,
+    NoSuchJob,
+    NotConfigured,
+    arguments_problem,
+    text_problem,
+)
 from scheduler_service.strict_json import read_json
 
 EXAMPLES = """'[1, "two"]' or '{"days": 3}'"""
@@ -67,6 +74,8 @@ def job_arguments(typed: str | None, pairs: Sequence[str]) -> str | None:
         if name in arguments:
             raise Mistake(f"the argument {name!r} is given twice")
         arguments[name] = _read_value(value)
+    if (problem := arguments_problem(arguments)) is not None:
+        raise Mistake(f"the arguments {problem}")
     # Escaped, so that any database and any terminal can hold it.
     text = json.dumps(arguments)
     if len(text) > ARGUMENTS_LIMIT:

@@ -68,8 +68,13 @@ def span(seconds: float | None) -> str:
 
 
 def write_json(document: Any) -> None:
-    """Write one document to stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Write one document to stdout, escaped where that has no letters for it, or where nothing has."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=2)
+    click.echo(text)
 
 
 def write_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, shrink: str | None = None) -> None:

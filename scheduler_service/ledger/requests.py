@@ -17,6 +17,7 @@ and a pause that is over stays in the row until a leader has settled what it cov
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -340,6 +341,15 @@ class Requests:
 
 def _lasts() -> ColumnElement[bool]:
     return or_(job_state.c.paused_until.is_(None), job_state.c.paused_until > database_time())
+
+
+def arguments_problem(arguments: object) -> str | None:
+    """Return what keeps `arguments`, read from JSON, from being those of a run, or None."""
+    try:
+        json.dumps(arguments, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "hold half of a surrogate pair, as \\ud800 is: no text can have that"
+    return None
 
 
 def text_problem(text: str) -> str | None:

@@ -28,6 +28,7 @@ from tests.story import Story
         (None, ['days="3"', "text=", "list=[1]", "bare=NaN"], '{"days": "3", "text": "", "list": [1], "bare": "NaN"}'),
         (None, ["vast=1e999"], '{"vast": "1e999"}'),
         ('{"a": 1}', ["b=x=y"], '{"a": 1, "b": "x=y"}'),
+        ('["\\ud83d\\ude00"]', [], '["\\ud83d\\ude00"]'),
         (None, ["name=é\N{NULL}"], '{"name": "\\u00e9\\u0000"}'),
     ],
 )
@@ -50,6 +51,9 @@ def test_arguments_are_kept_as_json(args: str | None, pairs: list[str], kept: st
         (None, ["a"], "--arg 'a' is not NAME=VALUE"),
         (None, ["a-b=1"], "--arg 'a-b=1' is not NAME=VALUE"),
         (None, ["a=" + "x" * 100_001], "100000 are kept at most"),
+        ('{"a": "\\ud800"}', [], "the arguments hold half of a surrogate pair"),
+        ('[{"\\udfff": 1}]', [], "the arguments hold half of a surrogate pair"),
+        (None, ["a=\udcff"], "the arguments hold half of a surrogate pair"),
     ],
 )
 def test_arguments_that_cannot_be_kept_are_refused_in_one_line(

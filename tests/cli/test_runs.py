@@ -134,6 +134,14 @@ def test_what_people_asked_for_says_who_did(command: Command, story: Story) -> N
     assert [line.rpartition("  ")[2] for line in lines[2:]] == ["requested by bob", "asked for by eve"]
 
 
+def test_what_no_encoding_has_letters_for_is_escaped_in_json(command: Command, story: Story) -> None:
+    run_id = story.run(story.minute, "waiting", "requested", kind="manual", arguments='{"half": "\\ud800 é"}')
+    (document,) = command("runs", "--json", *story.place).document
+    assert document["id"] == run_id
+    shown = command("runs", "show", run_id, "--json", *story.place).document
+    assert shown["arguments"] == {"half": "\ud800 é"}
+
+
 def test_a_run_that_is_not_there_is_a_mistake(command: Command, sqlite_story: Story) -> None:
     for typed in ("12", "abc", "99999999999999999999999"):
         answered = command("runs", "show", typed, *sqlite_story.place, exit_code=2)

@@ -137,6 +137,8 @@ def test_the_leader_is_asked_to_resign_if_there_is_one(story: Story, site: Site)
         {"argumets": {}},
         {"arguments": "text"},
         {"arguments": 3},
+        {"arguments": ["\ud800"]},
+        {"arguments": {"\udfff": 1}},
         {"key": ""},
         {"key": " "},
         {"key": "a\nb"},
@@ -186,7 +188,7 @@ def test_a_form_is_no_request(sqlite_story: Story, sqlite_site: Site, kind: str)
     assert sqlite_story.history.runs() == ()
 
 
-@pytest.mark.parametrize("arguments", [[], {}, [None, 1.5, "<script>", "\ud800", "\x00"], {"nested": {"deep": [[]]}}])
+@pytest.mark.parametrize("arguments", [[], {}, [None, 1.5, "<script>", "\U0001f600", "\0"], {"nested": {"deep": [[]]}}])
 def test_arguments_come_back_as_they_were_given(story: Story, site: Site, arguments: object) -> None:
     story.job()
     answer = site.post(TRIGGER, {"arguments": arguments})

@@ -24,6 +24,7 @@ from scheduler_service.ledger.requests import (
     NotConfigured,
     NotInFuture,
     NotSettled,
+    arguments_problem,
     text_problem,
 )
 from scheduler_service.model import State
@@ -152,6 +153,8 @@ def _text(name: str, text: str | None) -> str | None:
 def _arguments(asked: shapes.TriggerRequest) -> str | None:
     if asked.arguments is None:
         return None
+    if (problem := arguments_problem(asked.arguments)) is not None:
+        raise Problem(422, f"arguments: they {problem}.", kind="invalid-request")
     # Escaped, so that any database can hold it.
     text = json.dumps(asked.arguments)
     if len(text) > ARGUMENTS_LIMIT:
