@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn, TextIO
 
 import click
@@ -73,6 +75,7 @@ class _Commands(click.Group):
             from scheduler_service.cli.output import did_you_mean  # noqa: PLC0415  # only for a mistake
 
             ctx.fail(f"there is no command {name!r}{did_you_mean(name, COMMANDS)}")
+        _require_text(args)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # the same
@@ -88,10 +91,21 @@ def commands() -> None:
     """Run periodic jobs on any number of replicas: one leads, every tick is decided once."""
 
 
+def _require_text(words: list[str]) -> None:
+    """Mistake for bytes that are not UTF-8 in the words of a command: only the path of a file may have such."""
+    from scheduler_service.cli.output import Mistake  # noqa: PLC0415  # as above
+
+    for before, word in pairwise(words):
+        is_path = words[0] == "init" or before in ("-c", "--config") or word.startswith(("-c", "--config="))
+        if not is_path and any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise Mistake(f"{word!r} is not UTF-8 text")
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit; `arguments` are those of the process unless given."""
     _listen_as_first_process()
     _open_closed_streams()
+    _escape_on_stdout()
     try:
         commands.main(args=None if arguments is None else list(arguments), prog_name=PROGRAM)
     except Exception as error:  # whatever was not foreseen is our mistake, and says so
@@ -123,6 +137,12 @@ def _open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # the lowest free number is taken first
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="replace"))  # noqa: PTH123, SIM115  # kept to the end
+
+
+def _escape_on_stdout() -> None:
+    """Let stdout escape what its encoding has no letters for, as stderr does, instead of refusing it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_unwritten(stream: TextIO) -> None:

@@ -42,14 +42,7 @@ config_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 
 
-def _text(_: click.Context, __: click.Parameter, typed: str) -> str:
-    """Return a name that a database can be asked for; Mistake for bytes that are no text."""
-    if not typed.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in typed):
-        raise Mistake(f"{typed!r} is not UTF-8 text, so no job can have this name")
-    return typed
-
-
-job_argument = click.argument("job", callback=_text)
+job_argument = click.argument("job")
 
 
 def database_options(function: Function) -> Function:

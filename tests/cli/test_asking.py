@@ -228,11 +228,28 @@ def test_a_run_that_goes_on_is_asked_to_stop_once(command: Command, story: Story
     assert ", asked for by ann" in command("runs", "show", run_id, *story.place).out
 
 
-@pytest.mark.parametrize("words", [["trigger"], ["pause", "--until", "2030-01-01"], ["resume"], ["why"]])
-def test_a_name_that_is_no_text_is_a_mistake(command: Command, sqlite_story: Story, words: list[str]) -> None:
-    time = ["2026-01-01"] if words == ["why"] else []
-    answered = command(*words, *sqlite_story.place, "\udcff", *time, exit_code=2)
-    assert answered.err == "error: '\\udcff' is not UTF-8 text, so no job can have this name\n"
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trigger", "\udcff"],
+        ["trigger", "report", "--arg", "x=\udcff"],
+        ["pause", "--until", "2030-01-01", "\udcff"],
+        ["resume", "\udcff"],
+        ["why", "\udcff", "2026-01-01"],
+        ["runs", "\udcff"],
+        ["runs", "--since", "\udcff"],
+        ["status", "--database", "sqlite:///\udcff"],
+        ["status", "--database=postgresql://\udcff@localhost/x"],
+        ["db", "check", "--database", "sqlite:///\udcff"],
+        ["db", "upgrade", "--schema", "\udcff"],
+    ],
+    ids=repr,
+)
+def test_what_is_no_text_is_a_mistake(command: Command, sqlite_story: Story, words: list[str]) -> None:
+    place = sqlite_story.place if not any("--database" in word for word in words) else []
+    wrong = next(word for word in words if "\udcff" in word)
+    answered = command(*words, *place, exit_code=2)
+    assert answered.err == f"error: {wrong!r} is not UTF-8 text\n"
 
 
 @pytest.mark.parametrize("words", [["status"], ["runs"], ["resign"], ["trigger", "hello"]])

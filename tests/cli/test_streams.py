@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,12 +24,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shell(folder: Path, words: str, unbuffered: str = "") -> subprocess.CompletedProcess[str]:
+def shell(folder: Path, words: str, unbuffered: str = "", encoding: str = "") -> subprocess.CompletedProcess[str]:
     """Runs a command as a shell does that redirects its streams."""
     return subprocess.run(
         ["/bin/sh", "-c", f"exec '{sys.executable}' -m scheduler_service {words}"],
         cwd=folder,
-        env=process_environment(PYTHONUNBUFFERED=unbuffered),
+        env=process_environment(PYTHONUNBUFFERED=unbuffered, PYTHONIOENCODING=encoding),
         capture_output=True,
         text=True,
         timeout=PROCESS_SECONDS,
@@ -54,6 +55,25 @@ def test_a_replica_needs_no_stderr(folder: Path) -> None:
 def test_no_stream_at_all_leaves_the_exit_code(folder: Path) -> None:
     assert shell(folder, "check <&- >&- 2>&-").returncode == 0
     assert shell(folder, "check -c none.yaml <&- >&- 2>&-").returncode == 2
+
+
+def test_a_path_may_have_any_bytes_and_is_shown_escaped(folder: Path) -> None:
+    (folder / "config.yaml").rename(folder / os.fsdecode(b"\xff.yaml"))
+
+    for option in ("-c $(printf '\\377').yaml", "-c$(printf '\\377').yaml", "--config=$(printf '\\377').yaml"):
+        done = shell(folder, f"check {option}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("\\udcff.yaml: 1 job, nothing wrong\n")
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("latin-1", "\\u65e5"), ("utf-8", "日")])
+def test_what_stdout_has_no_letters_for_is_escaped(folder: Path, encoding: str, shown: str) -> None:
+    (folder / "config.yaml").rename(folder / "日.yaml")
+
+    done = shell(folder, "check -c 日.yaml", encoding=encoding)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{shown}.yaml: 1 job, nothing wrong\n")
 
 
 @needs_full
