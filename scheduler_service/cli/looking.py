@@ -19,7 +19,7 @@ from scheduler_service.cli.options import (
     open_place,
     require_file,
 )
-from scheduler_service.cli.output import Mistake, did_you_mean, write_json
+from scheduler_service.cli.output import Mistake, did_you_mean, say, write_json
 from scheduler_service.ledger.history import History, documents, why
 from scheduler_service.ledger.history.reading import MOST_RUNS
 from scheduler_service.model import State
@@ -105,9 +105,9 @@ def runs_command(
     elif rows:
         rendering.write_runs(rows[:limit])
     else:
-        click.echo("no runs", err=True)
+        say("no runs", err=True)
     if len(rows) > limit:
-        click.echo(f"there are older ones: --limit {min(MOST_RUNS, limit * 10)}", err=True)
+        say(f"there are older ones: --limit {min(MOST_RUNS, limit * 10)}", err=True)
 
 
 def _show(history: History, typed: str, as_json: bool) -> None:

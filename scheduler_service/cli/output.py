@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 GAP = "  "
 LEAST_COLUMN = 12  # characters that a shortened column keeps
 
+# control characters, and those that turn the direction of writing
+_ACTS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|\r(?!\n)")
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+
 
 class Mistake(click.ClickException):
     """Something that the person can put right; the message says what.  Exit code 2."""
@@ -29,7 +34,7 @@ class Mistake(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Write the message, which may have several lines, to stderr."""
-        click.echo(f"error: {self.message}", file=file, err=file is None)
+        click.echo(visible(f"error: {self.message}"), file=file, err=file is None)
 
 
 class Problems(Mistake):
@@ -43,7 +48,7 @@ class Problems(Mistake):
     def show(self, file: Any = None) -> None:
         """Write the lines as they are: editors and terminals make links of them."""
         for text in filter(None, (self.message, self.advice)):
-            click.echo(text, file=file, err=file is None)
+            click.echo(visible(text), file=file, err=file is None)
 
 
 class NoDatabase(Mistake):
@@ -65,6 +70,21 @@ def about(moment: datetime) -> str:
 def span(seconds: float | None) -> str:
     """Return a duration for a table."""
     return "-" if seconds is None else moments.span(seconds)
+
+
+def visible(text: str, *, colours: bool = False) -> str:
+    r"""Return `text` with whatever acts on a terminal shown instead, as \x1b; lines, tabs and `colours` may stay."""
+    if colours:
+        # Ended, so that none of them reaches what comes after.
+        pieces = _COLOUR.split(text)
+        shown = "".join(piece if place % 2 else visible(piece) for place, piece in enumerate(pieces))
+        return f"{shown}\x1b[0m" if len(pieces) > 1 else shown
+    return _ACTS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def say(text: str, *, err: bool = False, colours: bool = False) -> None:
+    """Write a line, or some, for people: nothing of what jobs and people wrote acts on the terminal, see `visible`."""
+    click.echo(visible(text, colours=colours), err=err)
 
 
 def write_json(document: Any) -> None:
@@ -91,7 +111,7 @@ def write_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, shrink
         widths[index] = min(widths[index], max(LEAST_COLUMN, widths[index] - max(0, excess)))
     for line in lines:
         cells = [_shorten(cell, width).ljust(width) for cell, width in zip(line, widths, strict=True)]
-        click.echo(GAP.join(cells).rstrip())
+        say(GAP.join(cells).rstrip())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -106,7 +126,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split()) if any(ord(letter) < 32 for letter in text) else text
+    return visible(" ".join(text.split()) if any(ord(letter) < 32 for letter in text) else text)
 
 
 def _shorten(text: str, width: int) -> str:

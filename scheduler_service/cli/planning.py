@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from scheduler_service.cli.options import config_option, json_option, load_config, moment
-from scheduler_service.cli.output import Mistake, Problems, did_you_mean, shown, write_json, write_table
+from scheduler_service.cli.output import Mistake, Problems, did_you_mean, say, shown, write_json, write_table
 from scheduler_service.config import Config, ConfigError, Problem, callable_warnings, check_callables
 from scheduler_service.model import JobSpec
 from scheduler_service.moments import iso, local
@@ -52,11 +52,11 @@ def check_command(ctx: click.Context, config_path: Path | None, as_json: bool) -
         )
         ctx.exit(Problems.exit_code if problems else 0)
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     if problems:
         raise Problems(ConfigError(problems))
     count = len(config.jobs)
-    click.echo(f"{config.file}: {count} job{'' if count == 1 else 's'}, nothing wrong")
+    say(f"{config.file}: {count} job{'' if count == 1 else 's'}, nothing wrong")
     if count:
         click.echo()
         write_table(
@@ -108,9 +108,9 @@ def next_command(config_path: Path | None, job: str | None, count: int, start: s
             [[job_id, shown(tick), local(tick, zones[job_id]), zones[job_id]] for tick, job_id in coming],
         )
     else:
-        click.echo("no tick comes", err=True)
+        say("no tick comes", err=True)
     if job is not None and not specs[job].enabled:
-        click.echo(f"{job} is disabled: these ticks will not run", err=True)
+        say(f"{job} is disabled: these ticks will not run", err=True)
 
 
 def _problem(problem: Problem) -> Mapping[str, Any]:

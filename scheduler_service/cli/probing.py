@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import click
 
 from scheduler_service.cli.options import config_option, json_option, load_config
-from scheduler_service.cli.output import Mistake, Problems, write_json
+from scheduler_service.cli.output import Mistake, Problems, say, write_json
 
 UNHEALTHY = 1
 OK = 200
@@ -65,16 +65,16 @@ def health_command(
     try:
         answer = _first(host, ports, PATHS[question])
     except (OSError, http.client.HTTPException) as error:
-        click.echo(f"no answer from {_shown(host, ports)}: {str(error) or type(error).__name__}", err=True)
+        say(f"no answer from {_shown(host, ports)}: {str(error) or type(error).__name__}", err=True)
         ctx.exit(UNHEALTHY)
     except _NobodyThere:
-        click.echo(f"no replica answers at {_shown(host, ports)}: say where with --url, --port or http.port", err=True)
+        say(f"no replica answers at {_shown(host, ports)}: say where with --url, --port or http.port", err=True)
         ctx.exit(UNHEALTHY)
     yes = answer.status == OK
     if as_json:
         write_json(answer.document)
     else:
-        click.echo(f"{answer.document['instance_id']}: {_said(question, answer)}", err=not yes)
+        say(f"{answer.document['instance_id']}: {_said(question, answer)}", err=not yes)
     ctx.exit(0 if yes else UNHEALTHY)
 
 
@@ -95,7 +95,7 @@ def _places(config_path: Path | None, port: int | None) -> tuple[str, range]:
         settings = load_config(config_path).http
     except Problems as problems:
         if config_path is not None:
-            click.echo(f"{problems.message}\nthe usual address is tried", err=True)
+            say(f"{problems.message}\nthe usual address is tried", err=True)
     else:
         if not settings.enabled:
             raise Mistake("http.enabled is false: there is nothing to ask")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from scheduler_service.cli.output import about, shown, span, write_table
+from scheduler_service.cli.output import about, say, shown, span, write_table
 from scheduler_service.ledger.history import (
     Answer,
     AttemptRow,
@@ -28,28 +28,28 @@ def write_status(standing: Standing, lost_after_seconds: float) -> None:
     if standing.leader is not None:
         leader = standing.leader
         led = span((now - leader.acquired_at).total_seconds())
-        click.echo(f"leader    {leader.instance_id}, term {leader.term}, since {about(leader.acquired_at)} ({led})")
+        say(f"leader    {leader.instance_id}, term {leader.term}, since {about(leader.acquired_at)} ({led})")
         left = span((leader.expires_at - now).total_seconds())
-        click.echo(f"lease     {left} left unless renewed; crash detection {'on' if leader.crash_detection else 'off'}")
+        say(f"lease     {left} left unless renewed; crash detection {'on' if leader.crash_detection else 'off'}")
     else:
-        click.echo(f"leader    none{_former(standing)}")
+        say(f"leader    none{_former(standing)}")
     drifted = standing.drifted(lost_after_seconds)
     if drifted:
         names = ", ".join(replica.instance_id for replica in drifted)
         whose = "the leader's" if standing.leader is not None else "the newest replica's"
-        click.echo(f"drift     the configuration of {names} is not {whose}")
+        say(f"drift     the configuration of {names} is not {whose}")
     click.echo()
     if standing.replicas:
         rows = [_replica_cells(standing, replica, lost_after_seconds) for replica in standing.replicas]
         write_table(["REPLICA", "ROLE", "HOST", "PID", "VERSION", "CONFIG", "SEEN"], rows, shrink="HOST")
     else:
-        click.echo("no replica has signed in")
+        say("no replica has signed in")
     click.echo()
     if standing.jobs:
         rows = [_job_cells(standing, job) for job in standing.jobs]
         write_table(["JOB", "SCHEDULE", "NEXT", "LAST", "STATE"], rows, shrink="SCHEDULE")
     else:
-        click.echo("no leader has taken up any job yet")
+        say("no leader has taken up any job yet")
 
 
 def write_runs(rows: Sequence[RunRow]) -> None:
@@ -76,19 +76,19 @@ def write_run(row: RunRow, attempts: Sequence[AttemptRow]) -> None:
     """Write what `runs show` shows."""
     until = f" to {iso(row.until)}" if row.until is not None else ""
     reason = f" ({row.reason.value})" if row.reason is not None else ""
-    click.echo(f"run           {row.id} of {row.job_id}, {row.kind.value}")
-    click.echo(f"scheduled at  {iso(row.scheduled_at)}{until}")
-    click.echo(f"due at        {iso(row.due_at)}")
-    click.echo(f"state         {row.state.value}{reason}")
+    say(f"run           {row.id} of {row.job_id}, {row.kind.value}")
+    say(f"scheduled at  {iso(row.scheduled_at)}{until}")
+    say(f"due at        {iso(row.due_at)}")
+    say(f"state         {row.state.value}{reason}")
     if row.requested_by is not None:
         key = f", key {row.request_key}" if row.request_key is not None else ""
-        click.echo(f"requested     {about(row.scheduled_at)} by {row.requested_by}{key}")
+        say(f"requested     {about(row.scheduled_at)} by {row.requested_by}{key}")
     else:
-        click.echo(f"decided       {about(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
+        say(f"decided       {about(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
     if row.arguments is not None:
-        click.echo(f"arguments     {row.arguments}")
+        say(f"arguments     {row.arguments}")
     if row.cancel_requested_at is not None:
-        click.echo(f"cancel        {about(row.cancel_requested_at)}, {cancelled_by(row)}")
+        say(f"cancel        {about(row.cancel_requested_at)}, {cancelled_by(row)}")
     for attempt in attempts:
         _write_attempt(attempt)
 
@@ -97,33 +97,33 @@ def write_answer(answer: Answer) -> None:
     """Write what `why` shows."""
     row = answer.row
     reason = f" ({row.reason.value})" if row is not None and row.reason is not None else ""
-    click.echo(f"{answer.job} at {iso(answer.scheduled_at)}: {answer.decision.replace('_', ' ')}{reason}")
-    click.echo(answer.explanation)
+    say(f"{answer.job} at {iso(answer.scheduled_at)}: {answer.decision.replace('_', ' ')}{reason}")
+    say(answer.explanation)
     if row is not None:
         kind = f"range {iso(row.scheduled_at)} to {iso(row.until)}, " if row.kind is Kind.RANGE else ""
-        click.echo(f"decided   {about(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
-        click.echo(f"row       {kind}run {row.id}")
-    click.echo(f"previous  {shown(answer.previous)}")
-    click.echo(f"next      {shown(answer.next)}")
+        say(f"decided   {about(row.decided_at)} by {row.decided_by or 'an unknown leader'}")
+        say(f"row       {kind}run {row.id}")
+    say(f"previous  {shown(answer.previous)}")
+    say(f"next      {shown(answer.next)}")
 
 
 def _write_attempt(attempt: AttemptRow) -> None:
     took = f", took {span(attempt.duration_seconds)}" if attempt.duration_seconds is not None else ""
     click.echo()
-    click.echo(f"attempt {attempt.attempt} (fence {attempt.id}): {attempt.state.value}{took}")
-    click.echo(f"  on {attempt.instance_id}, term {attempt.term}, from {about(attempt.started_at)}")
+    say(f"attempt {attempt.attempt} (fence {attempt.id}): {attempt.state.value}{took}")
+    say(f"  on {attempt.instance_id}, term {attempt.term}, from {about(attempt.started_at)}")
     if attempt.peak_memory_bytes is not None:
-        click.echo(f"  peak memory {attempt.peak_memory_bytes / 2**20:.1f} MiB")
+        say(f"  peak memory {attempt.peak_memory_bytes / 2**20:.1f} MiB")
     if attempt.exit_code is not None:
-        click.echo(f"  exit code {attempt.exit_code}")
+        say(f"  exit code {attempt.exit_code}")
     if attempt.result is not None:
-        click.echo(f"  returned {attempt.result}")
+        say(f"  returned {attempt.result}")
     for label, text in (("error", attempt.error), ("output", attempt.output)):
         if text:
             kept = ", the last of it" if label == "output" and attempt.output_truncated else ""
-            click.echo(f"  {label}{kept}:")
-            for line in text.rstrip("\n").splitlines():
-                click.echo(f"    {line}")
+            say(f"  {label}{kept}:")
+            lines = "\n".join(f"    {line}" for line in text.rstrip("\n").splitlines())
+            say(lines, colours=label == "output")
 
 
 def _former(standing: Standing) -> str:

@@ -10,7 +10,7 @@ import click
 from scheduler_service.cli.asking import asker, by_option, checked_text, refuse_job
 from scheduler_service.cli.looking import open_history, require_run_id, unknown_job, unknown_run
 from scheduler_service.cli.options import database_options, job_argument, json_option, moment
-from scheduler_service.cli.output import Mistake, about, write_json
+from scheduler_service.cli.output import Mistake, about, say, write_json
 from scheduler_service.ledger.history import History, Leader, Pause, documents
 from scheduler_service.ledger.requests import (
     CancelledRun,
@@ -77,7 +77,7 @@ def pause_command(
     if isinstance(answer, NotInFuture):
         raise Mistake(f"--until {until} is not in the future: by the database's clock it is {about(answer.now)}")
     if isinstance(answer, NotSettled):
-        click.echo(
+        say(
             f"{job} was paused until {about(answer.ended_at)}, and no leader has settled that yet: it can be paused "
             "again as soon as one has",
             err=True,
@@ -92,7 +92,7 @@ def _write_paused(answer: Paused, as_json: bool) -> None:
         write_json({"job": answer.job_id, "paused": documents.pause_document(pause)})
         return
     end = "it is resumed" if answer.until is None else about(answer.until)
-    click.echo(f"{answer.job_id} is paused since {about(answer.at)} until {end}")
+    say(f"{answer.job_id} is paused since {about(answer.at)} until {end}")
 
 
 @click.command("resume")
@@ -121,9 +121,9 @@ def resume_command(
     if as_json:
         write_json(documents.resumed_document(job, answer))
     elif isinstance(answer, NotPaused):
-        click.echo(f"{job} is not paused", err=True)
+        say(f"{job} is not paused", err=True)
     else:
-        click.echo(f"{job} is resumed; it was paused from {about(answer.since)} to {about(answer.at)}")
+        say(f"{job} is resumed; it was paused from {about(answer.since)} to {about(answer.at)}")
 
 
 @click.command("cancel")
@@ -158,11 +158,11 @@ def cancel_command(
     if found is not None:
         write_json(documents.run_document(found[0]))
     elif isinstance(answer, Ended):
-        click.echo(f"run {run_id} of {answer.job_id} has ended before: {answer.state.value}", err=True)
+        say(f"run {run_id} of {answer.job_id} has ended before: {answer.state.value}", err=True)
     elif isinstance(answer, CancelledRun):
-        click.echo(f"run {run_id} of {answer.job_id} is cancelled: it had not begun")
+        say(f"run {run_id} of {answer.job_id} is cancelled: it had not begun")
     else:
-        click.echo(f"run {run_id} of {answer.job_id} is asked to stop, since {about(answer.at)} by {answer.by}")
+        say(f"run {run_id} of {answer.job_id} is asked to stop, since {about(answer.at)} by {answer.by}")
     ctx.exit(NO if isinstance(answer, Ended) and answer.state is not State.CANCELLED else 0)
 
 
@@ -191,7 +191,7 @@ def resign_command(
     with open_history(config_path, database_url, schema, lock_id) as (history, place):
         asked = Requests(place.database, place.lock_id).resign(by=name)
         if asked is not None:
-            click.echo(f"{asked.leader_id} is asked to give up term {asked.term}", err=True)
+            say(f"{asked.leader_id} is asked to give up term {asked.term}", err=True)
         leader = _next_leader(history, asked.term) if asked is not None and wait else None
     if as_json:
         write_json(
@@ -201,12 +201,12 @@ def resign_command(
             }
         )
     if asked is None:
-        click.echo("nobody leads: there is nobody to ask", err=True)
+        say("nobody leads: there is nobody to ask", err=True)
     elif leader is not None:
         again = ": no other replica took over" if leader.instance_id == asked.leader_id else ""
-        click.echo(f"{leader.instance_id} leads term {leader.term}{again}", err=as_json)
+        say(f"{leader.instance_id} leads term {leader.term}{again}", err=as_json)
     elif wait:
-        click.echo(f"no other term has begun within {HANDED_OVER_WITHIN_SECONDS:g}s", err=True)
+        say(f"no other term has begun within {HANDED_OVER_WITHIN_SECONDS:g}s", err=True)
     ctx.exit(NO if asked is None or (wait and leader is None) else 0)
 
 

@@ -8,7 +8,7 @@ import click
 
 from scheduler_service import tables
 from scheduler_service.cli.options import database_options, json_option, load_config, open_place, require_file
-from scheduler_service.cli.output import write_json
+from scheduler_service.cli.output import say, write_json
 from scheduler_service.database import Database
 
 
@@ -29,9 +29,9 @@ def upgrade_command(
         if as_json:
             write_json({"before": before, "after": after})
         elif before == after:
-            click.echo(f"{_name(place.database)}: at revision {after} already")
+            say(f"{_name(place.database)}: at revision {after} already")
         else:
-            click.echo(f"{_name(place.database)}: brought from {before or 'nothing'} to revision {after}")
+            say(f"{_name(place.database)}: brought from {before or 'nothing'} to revision {after}")
 
 
 @db_command.command("check")
@@ -54,9 +54,9 @@ def check_command(
             write_json({"differences": differences})
         elif differences:
             for difference in differences:
-                click.echo(difference)
+                say(difference)
         else:
-            click.echo(f"{_name(place.database)}: as expected, revision {tables.HEAD}")
+            say(f"{_name(place.database)}: as expected, revision {tables.HEAD}")
     ctx.exit(1 if differences else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from scheduler_service.cli.asking import (
 )
 from scheduler_service.cli.looking import open_history
 from scheduler_service.cli.options import database_options, job_argument, json_option
-from scheduler_service.cli.output import Mistake, about, span, write_json
+from scheduler_service.cli.output import Mistake, about, say, span, write_json
 from scheduler_service.database import StoreRefused, StoreUnavailable
 from scheduler_service.ledger.history import AttemptRow, History, RunRow, documents
 from scheduler_service.ledger.requests import KeyTaken, NoSuchJob, NotConfigured, Requests, Triggered
@@ -76,14 +77,14 @@ def trigger_command(
         try:
             found = follower.follow() if wait else history.run(answer.run_id)
         except KeyboardInterrupt:
-            click.echo(
+            say(
                 f"\nrun {answer.run_id} goes on: `scheduler-service runs show {answer.run_id}` shows it, "
                 f"`scheduler-service cancel {answer.run_id}` ends it",
                 err=True,
             )
             ctx.exit(INTERRUPTED)
         if found is None:
-            click.echo(f"run {answer.run_id} is not there any more: it was pruned", err=True)
+            say(f"run {answer.run_id} is not there any more: it was pruned", err=True)
             ctx.exit(FAILED)
         if not wait:
             follower.tell_first(found[0])
@@ -97,10 +98,12 @@ def _write(found: Found, answer: Triggered, wait: bool, as_json: bool) -> None:
         document = documents.run_details(row, attempts) if wait else documents.run_document(row)
         write_json({**document, "new": answer.new})
     elif not wait:
-        click.echo(f"run {row.id} of {row.job_id}: {row.state.value}")
+        say(f"run {row.id} of {row.job_id}: {row.state.value}")
     elif attempts and attempts[-1].output:
-        output = attempts[-1].output
-        click.echo(output, nl=not output.endswith("\n"))
+        if sys.stdout.isatty():
+            say(attempts[-1].output.removesuffix("\n"), colours=True)
+        else:
+            click.echo(attempts[-1].output, nl=False, color=True)  # as it was written
 
 
 class _Follower:
@@ -132,7 +135,7 @@ class _Follower:
             except StoreUnavailable as error:
                 if away_since is None:
                     away_since, news = time.monotonic(), False
-                    click.echo(f"the database does not answer ({error}); trying again", err=True)
+                    say(f"the database does not answer ({error}); trying again", err=True)
                 elif time.monotonic() - away_since > OUTAGE_SECONDS:
                     raise
             pause = FIRST_LOOK_SECONDS if news else min(pause * 1.2, LAST_LOOK_SECONDS)
@@ -144,7 +147,7 @@ class _Follower:
         before = (self._looked, self._leaderless, self._begun_count, self._ended_count)
         if not self._looked:
             self._looked = True
-            click.echo(f"run {row.id} of {row.job_id} is {row.state.value.replace('_', ' ')}", err=True)
+            say(f"run {row.id} of {row.job_id} is {row.state.value.replace('_', ' ')}", err=True)
             self.tell_first(row)
         elif row.state is State.WAITING:
             self._tell_leaderless()
@@ -157,41 +160,41 @@ class _Follower:
     def tell_first(self, row: RunRow) -> None:
         """Say what a person may not expect: that the run is not new, or will not start soon."""
         if not self._asked.new:
-            click.echo(f"the key {row.request_key!r} was used before: this is run {row.id}", err=True)
+            say(f"the key {row.request_key!r} was used before: this is run {row.id}", err=True)
         if row.state is State.WAITING:
             if self._asked.paused:
-                click.echo(f"{row.job_id} is paused: the run starts when the job is resumed", err=True)
+                say(f"{row.job_id} is paused: the run starts when the job is resumed", err=True)
             self._tell_leaderless()
 
     def _tell_leaderless(self) -> None:
         leaderless = self._history.leader() is None
         if leaderless and not self._leaderless:
-            click.echo("nobody leads: the run starts when a replica leads", err=True)
+            say("nobody leads: the run starts when a replica leads", err=True)
         self._leaderless = leaderless
 
     def _tell_attempt(self, row: RunRow, attempt: AttemptRow) -> None:
         if attempt.attempt > self._begun_count:
             self._begun_count = attempt.attempt
             number = f" (attempt {attempt.attempt})" if attempt.attempt > 1 else ""
-            click.echo(f"started on {attempt.instance_id} at {about(attempt.started_at)}{number}", err=True)
+            say(f"started on {attempt.instance_id} at {about(attempt.started_at)}{number}", err=True)
         goes_on = attempt.state is State.RUNNING or (attempt.attempt == row.attempt and row.state is not State.WAITING)
         if attempt.attempt > self._ended_count and not goes_on:
             self._ended_count = attempt.attempt
             following = (
                 f"; attempt {row.attempt + 1} is due at {about(row.due_at)}" if row.state is State.WAITING else ""
             )
-            click.echo(f"attempt {attempt.attempt} {_ending(attempt)}{following}", err=True)
+            say(f"attempt {attempt.attempt} {_ending(attempt)}{following}", err=True)
 
     def _tell_end(self, row: RunRow, attempts: Sequence[AttemptRow]) -> None:
         last = attempts[-1] if attempts else None
         if last is not None and last.output_truncated:
-            click.echo("of its output, the end is kept", err=True)
+            say("of its output, the end is kept", err=True)
         if last is not None and last.error:
-            click.echo(last.error.rstrip("\n"), err=True)
+            say(last.error.rstrip("\n"), err=True)
         took = f" after {span(row.duration_seconds)}" if row.duration_seconds is not None else ""
         by = f", {rendering.cancelled_by(row)}" if row.state is State.CANCELLED and row.cancel_requested_by else ""
         reason = f" ({row.reason.value})" if row.reason is not None else ""
-        click.echo(f"run {row.id} of {row.job_id} {row.state.value.replace('_', ' ')}{took}{reason}{by}", err=True)
+        say(f"run {row.id} of {row.job_id} {row.state.value.replace('_', ' ')}{took}{reason}{by}", err=True)
 
 
 def _ending(attempt: AttemptRow) -> str:

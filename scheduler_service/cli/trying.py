@@ -19,7 +19,7 @@ import click
 
 from scheduler_service.cli.asking import arg_option, args_option, job_arguments
 from scheduler_service.cli.options import config_option, load_config
-from scheduler_service.cli.output import Mistake, Problems, did_you_mean, span
+from scheduler_service.cli.output import Mistake, Problems, did_you_mean, say, span, visible
 from scheduler_service.clock import BootClock, Clock
 from scheduler_service.config import Config, ConfigError, check_callables
 from scheduler_service.context import Stopping
@@ -57,8 +57,8 @@ def exec_command(
         raise Problems(ConfigError(problems))
     outcome = _execute(config, spec, arguments)
     if outcome.error:
-        click.echo(outcome.error.rstrip("\n"), err=True)
-    click.echo(f"{job} {_ending(outcome)}", err=True)
+        say(outcome.error.rstrip("\n"), err=True)
+    say(f"{job} {_ending(outcome)}", err=True)
     ctx.exit(0 if outcome.state is State.SUCCEEDED else FAILED)
 
 
@@ -104,7 +104,7 @@ def _stopping(stop: Stopping) -> Iterator[None]:
         if asked or stop.is_set():
             os._exit(INTERRUPTED)  # whatever the job is doing
         asked = True  # before it is told: the next signal may come in the middle of that
-        click.echo("stopping; once more to stop at once", err=True)
+        say("stopping; once more to stop at once", err=True)
         stop.request(f"{signal.Signals(number).name} was received")
 
     # SIGCHLD: as in a replica.
@@ -151,7 +151,7 @@ def _warnings() -> Events:
     def tell(event: Event) -> None:
         if event.level >= WARNING:
             fields = " ".join(f"{name}={value}" for name, value in event.fields.items())
-            click.echo(f"{event.name} {fields}", file=stderr)
+            click.echo(visible(f"{event.name} {fields}"), file=stderr)
 
     events = Events()
     events.subscribe(tell)

@@ -148,6 +148,15 @@ def test_a_key_of_another_job_is_a_mistake_that_names_its_run(command: Command, 
     assert answered.lines == [f"error: the key 'k' belongs to run {run_id} of backup: take another"]
 
 
+def test_what_a_run_wrote_reaches_a_pipe_byte_for_byte(command: Command, story: Story) -> None:
+    story.job()
+    run_id = story.run(story.minute, "succeeded", kind="manual", requested_by="ann", request_key="mine")
+    written = "\x1b]0;title\x07\x1b[31mred\x1b[0m\r\u202e\n no end"
+    story.output(story.attempt(run_id, story.minute, "succeeded"), written)
+
+    assert command("trigger", "report", "--wait", "--key", "mine", *story.place).out == written
+
+
 def test_where_nobody_leads_nobody_can_be_asked_to_resign(command: Command, story: Story) -> None:
     answered = command("resign", *story.place, "--json", exit_code=1)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import timedelta
 
 import pytest
 
+from scheduler_service.cli.output import visible
 from tests.cli.conftest import Command
 from tests.story import Story
 
@@ -132,6 +134,36 @@ def test_what_people_asked_for_says_who_did(command: Command, story: Story) -> N
     assert "  peak memory 3.0 MiB\n" in shown
     lines = command("runs", *story.place).out.splitlines()
     assert [line.rpartition("  ")[2] for line in lines[2:]] == ["requested by bob", "asked for by eve"]
+
+
+HOSTILE = "\x1b]0;pwn\x07\x1b[2Jred \x1b[31mred\x1b[0m\u202e\x9b\x7f"
+
+
+def acts(text: str) -> bool:
+    return any(unicodedata.category(letter) in ("Cc", "Cf") for letter in text if letter not in "\n\t")
+
+
+def test_nothing_that_a_job_or_a_person_wrote_acts_on_the_terminal(command: Command, story: Story) -> None:
+    story.job()
+    run_id = story.run(story.minute, "failed", requested_by=f"ann{HOSTILE}", kind="manual", request_key=HOSTILE)
+    fence = story.attempt(run_id, story.minute, "failed", error=f"Error: {HOSTILE}\n{HOSTILE}", result=HOSTILE)
+    story.output(fence, f"one\r\n{HOSTILE}\n")
+    tick = story.minute - timedelta(minutes=5)
+    failed = story.run(tick, "failed")
+    story.attempt(failed, tick, "failed", error=HOSTILE)
+
+    for words in (["runs"], ["runs", "show", run_id], ["why", "report", tick.isoformat()]):
+        shown = command(*words, *story.place).out
+        assert not acts(shown)
+        assert "\\x1b]0;pwn\\x07" in shown
+        assert "\\u202e" in shown
+
+
+def test_colours_of_an_output_stay_and_end_with_it() -> None:
+    shown = visible("\x1b[1;31mred\x1b]0;pwn\x07\x1b[2J\n", colours=True)
+    assert shown == "\x1b[1;31mred\\x1b]0;pwn\\x07\\x1b[2J\n\x1b[0m"
+    assert visible("a\tb\r\nc\rd", colours=True) == "a\tb\r\nc\\rd"
+    assert visible("\x1b[31mred") == "\\x1b[31mred"
 
 
 def test_what_no_encoding_has_letters_for_is_escaped_in_json(command: Command, story: Story) -> None:
