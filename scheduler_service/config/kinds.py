@@ -106,7 +106,7 @@ def text(expected: str = "text", pattern: str = r"(?s).*\S.*") -> Kind:
             raise WrongValueError
         return node.text
 
-    plain = pattern.startswith("(?")
+    plain = pattern.startswith("(?s)")  # which other readers of patterns do not know
     return scalar(expected, convert, {"type": "string"} if plain else {"type": "string", "pattern": f"^({pattern})$"})
 
 

@@ -28,6 +28,8 @@ KIB = 1024
 
 URL = "postgresql://user:password@host/name or sqlite:///file"
 BEARER = "a token of ASCII letters, digits and signs, in quotes"
+SCHEMA = "at most 63 letters, digits, _ and -, beginning with a letter or _, and not with pg_"
+SCHEMA_PATTERN = r"(?!pg_)[A-Za-z_][A-Za-z0-9_-]{0,62}"  # as the database takes it
 JOB_ID = r"[a-z0-9][a-z0-9_.-]{0,99}"
 
 
@@ -86,8 +88,8 @@ class Database(Discreet):
         SecretStr("sqlite:///scheduler.db"),
         description="postgresql://user:password@host/name, or sqlite:///file relative to this file.",
     )
-    schema_: Annotated[str, kinds.text("lower-case letters, digits and _, at most 63", r"[a-z_][a-z0-9_]{0,62}")] = (
-        Field("scheduler", alias="schema", description="The PostgreSQL schema of the tables; SQLite has none.")
+    schema_: Annotated[str, kinds.text(SCHEMA, SCHEMA_PATTERN)] = Field(
+        "scheduler", alias="schema", description="The PostgreSQL schema of the tables; SQLite has none."
     )
     create_tables: Annotated[bool, kinds.boolean()] = Field(
         True, description="Make and upgrade the tables at start; else 'scheduler-service db upgrade' does."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,6 +15,7 @@ from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scheduler_service import tables
+from scheduler_service.config import ConfigError, load
 from scheduler_service.database import Database, StoreConflict, StoreRefused, StoreUnavailable, urls
 from scheduler_service.database.errors import translate
 from scheduler_service.database.postgresql import _require, session_settings
@@ -104,10 +107,24 @@ def test_an_at_sign_that_is_no_password_s_may_stand_in_the_url() -> None:
     assert Database("sqlite:///u@h/x@y.db").safe_url == "sqlite:///u%40h/x%40y.db"
 
 
-@pytest.mark.parametrize("schema", ["", "a.b", 'a"b', "a%b", "1a", "pg_mine", "a" * 64, "a b", "ä"])
-def test_a_name_that_cannot_be_a_schema_is_refused(schema: str) -> None:
+@pytest.mark.parametrize("schema", ["", "a.b", 'a"b', "a%b", "1a", "-a", "pg_mine", "a" * 64, "a b", "ä"])
+def test_a_name_that_cannot_be_a_schema_is_refused(schema: str, tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match="cannot be the schema"):
         Database("postgresql://h/d", schema=schema)
+    with pytest.raises(ConfigError, match=r"database\.schema: expected at most 63 letters"):
+        configured(tmp_path, schema)
+
+
+@pytest.mark.parametrize("schema", ["a", "_", "Public", "a-b", "pgsql", "PG_x", "a" * 63])
+def test_a_name_that_can_be_a_schema_is_taken_here_and_in_a_configuration(schema: str, tmp_path: Path) -> None:
+    assert Database("postgresql://h/d", schema=schema).schema == configured(tmp_path, schema) == schema
+
+
+def configured(folder: Path, schema: str) -> str:
+    """The schema that a configuration names."""
+    document = {"version": 1, "database": {"schema": schema, "url": "postgresql://h/d"}, "jobs": {}}
+    (folder / "config.yaml").write_text(json.dumps(document))
+    return load(folder / "config.yaml", {}).database.schema_
 
 
 def test_passwords_are_hidden_wherever_they_stand() -> None:
