@@ -7,7 +7,8 @@
 
 A person's mistake is answered in lines that say what to do, never by a traceback.
 
-Each command's module is loaded when the command is used: `--help` and `check` need no database driver.
+Each command's module is loaded when the command is used: `--help` needs no database driver, and `check` only
+where the configuration has a URL to look at.
 """
 
 from __future__ import annotations

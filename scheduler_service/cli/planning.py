@@ -39,6 +39,10 @@ def check_command(ctx: click.Context, config_path: Path | None, as_json: bool) -
         write_json({"problems": [_problem(problem) for problem in mistake.problems], "warnings": [], "jobs": []})
         ctx.exit(Problems.exit_code)
     problems = check_callables(config)
+    if "database.url" in config.places:
+        from scheduler_service.database.configured import check_url  # noqa: PLC0415  # loads the drivers: takes 0.2 s
+
+        problems = (*check_url(config), *problems)
     warnings = (*config.warnings, *callable_warnings(config))
     now = datetime.now(UTC)
     ticks = {spec.id: _ticks(spec, now, SHOWN_BY_CHECK) for spec in config.jobs}

@@ -18,6 +18,7 @@ from scheduler_service.cli.options import config_option, load_config
 from scheduler_service.cli.output import Mistake, NoDatabase, Problems
 from scheduler_service.config import Config, ConfigError, callable_warnings, check_callables
 from scheduler_service.database import StoreRefused, StoreUnavailable, urls
+from scheduler_service.database.configured import check_url
 from scheduler_service.events import Events
 from scheduler_service.rush import Rush
 from scheduler_service.service import Parts, Service, WebServer, assemble
@@ -100,7 +101,7 @@ def _run(config: Config, events: Events, rush: Rush, port: int | None) -> tuple[
     """Return the exit code, and whether code of jobs may still go on."""
     for warning in config.warnings:
         events.emit("config_warning", message=str(warning))
-    if problems := check_callables(config):
+    if problems := (*check_url(config), *check_callables(config)):
         raise Problems(ConfigError(problems))
     for warning in callable_warnings(config):
         events.emit("config_warning", message=str(warning))

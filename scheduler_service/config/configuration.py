@@ -55,7 +55,7 @@ class Config(Discreet):
     files: tuple[Path, ...] = ()  # every file that was read, absolute; the main one first
     digests: Mapping[Path, bytes | None] = Field({}, exclude=True, repr=False)  # SHA-256 of each, as it was read
     warnings: tuple[Problem, ...] = ()
-    places: Mapping[str, Position] = Field({}, exclude=True, repr=False)  # of what check_callables looks at
+    places: Mapping[str, Position] = Field({}, exclude=True, repr=False)  # of what is judged later
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -101,8 +101,14 @@ def _read(main: Source, further: Sequence[Source], path: Path, report: Report) -
         hash=_hash(main, further),
         path=path.absolute(),
         file=str(path),
-        places=jobs.places,
+        places=jobs.places | _place(sections["database"], "url"),
     )
+
+
+def _place(section: Section, name: str) -> dict[str, Position]:
+    """Return where a setting stands, by its path; nothing if it is not written."""
+    position, path = section.place(name)
+    return {path: position} if section.has(name) else {}
 
 
 def _made(model: type[Discreet], section: Section, folder: Path) -> Any:

@@ -28,6 +28,7 @@ KIB = 1024
 
 URL = "postgresql://user:password@host/name or sqlite:///file"
 BEARER = "a token of ASCII letters, digits and signs, in quotes"
+HOST = "a host name or address, without http:// and port"
 SCHEMA = "at most 63 letters, digits, _ and -, beginning with a letter or _, and not with pg_"
 SCHEMA_PATTERN = r"(?!pg_)[A-Za-z_][A-Za-z0-9_-]{0,62}"  # as the database takes it
 JOB_ID = r"[a-z0-9][a-z0-9_.-]{0,99}"
@@ -154,7 +155,7 @@ class Http(Discreet):
     """Health, metrics, API and status page."""
 
     enabled: Annotated[bool, kinds.boolean()] = Field(True, description="Whether to serve HTTP.")
-    host: Annotated[str, kinds.text("a host name or address", r"\S+")] = Field(
+    host: Annotated[str, kinds.text(HOST, r"[^\s:/\[\]]+|[0-9A-Fa-f.:]*:[0-9A-Fa-f.]*:[^\s/\[\]]*")] = Field(
         "127.0.0.1", description="The address to listen on; 0.0.0.0 for all."
     )
     port: Annotated[int | None, kinds.integer(0, 65535, optional=True)] = Field(

@@ -40,6 +40,7 @@ from scheduler_service.config import (
 )
 from scheduler_service.config.settings import SECTIONS
 from scheduler_service.config.source import HOW_TO_BEGIN
+from scheduler_service.database.configured import check_url
 from scheduler_service.events import Events, listed
 from scheduler_service.mailbox import Mailbox
 from scheduler_service.model import Isolation, JobSpec
@@ -203,6 +204,8 @@ class Reloader:
         except Exception as error:  # a mistake of ours must not end replicas that do their work
             return None, f"{self._config.file}: cannot be read: {type(error).__name__}: {error}"
         self._paths, self._patterns = _paths(config.path, config.files), config.include
+        if problems := check_url(config):
+            return None, format_problems(problems)
         return config, ""
 
     def _in_force(self, config: Config) -> Config:

@@ -111,6 +111,34 @@ def test_check_warns_of_a_function_that_cannot_be_stopped(command: Command, conf
     assert [warning["path"] for warning in document["warnings"]] == ["jobs.report.timeout"]
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://u:s3cret@host:notaport/x", "cannot be read: write postgresql://"),
+        ("postgresql://u:s3cret@[::1/x", "cannot be read: write postgresql://"),
+        ("postgresql://u:s3cret@host:99999/x", "99999 in the database's URL cannot be a port"),
+        ("postgresql://u:s3cret@host/x?nope=1", "'nope' in the database's URL is not a connection parameter"),
+        ("sqlite:///two.db?mode=ro", "'mode' in the database's URL is not used with SQLite"),
+    ],
+)
+def test_check_and_run_say_alike_where_a_url_is_wrong(command: Command, config: Path, url: str, reason: str) -> None:
+    config.write_text(f"{CONFIG.replace('report:main', 'report:mian')}database:\n  url: {url}\n")
+
+    answered = command("check", "-c", config, exit_code=2)
+    problems = command("check", "-c", config, "--json", exit_code=2).document["problems"]
+
+    assert answered.lines[0].startswith(f"{config}:15:8  database.url: ")
+    assert answered.lines[1].startswith(f"{config}:5:10  jobs.report.run: ")
+    assert reason in answered.lines[0]
+    assert "s3cret" not in answered.err
+    assert [(problem["line"], problem["path"]) for problem in problems] == [
+        (15, "database.url"),
+        (5, "jobs.report.run"),
+    ]
+    assert command("run", "-c", config, exit_code=2).err == answered.err
+    assert not (config.parent / "two.db").exists()
+
+
 def test_check_reads_included_files_and_names_them(command: Command, config: Path) -> None:
     included = config.parent / "jobs.d" / "more.yaml"
     included.parent.mkdir()

@@ -182,6 +182,19 @@ def test_the_defaults_are_those_of_the_design(write, tmp_path):
     assert (job.retry.max_delay, job.retry.on) == (timedelta(minutes=10), ("error", "timeout"))
 
 
+@pytest.mark.parametrize(
+    "host", ["localhost", "a.example.com", "0.0.0.0", "::", "::1", "fe80::1%eth0", "::ffff:10.0.0.1", "grüße.example"]
+)
+def test_whatever_can_be_a_host_is_taken(write, host):
+    assert load(write(f"version: 1\nhttp: {{host: '{host}'}}\n{JOBS}"), {}).http.host == host
+
+
+@pytest.mark.parametrize("host", ["http://x", "//x", "0.0.0.0:8080", "localhost:", "[::1]", "[::1]:80", "a b", "x/y"])
+def test_a_host_has_neither_scheme_nor_port(write, host):
+    (line,) = problems(write(f"version: 1\nhttp: {{host: '{host}'}}\n{JOBS}"))
+    assert line.startswith(":2:14  http.host: expected a host name or address, without http:// and port, got ")
+
+
 def test_relative_paths_are_relative_to_the_file_not_to_the_current_folder(write, tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     write(

@@ -146,6 +146,17 @@ def test_any_setting_of_a_job_is_a_change(world: World, edit: str) -> None:
     assert world.taken[-1].changed == ("hello",)
 
 
+def test_a_url_with_which_no_replica_could_start_again_is_refused(world: World) -> None:
+    world.write(HELLO)
+    reloader = world.start()
+    world.write(HELLO, BYE, head="database: {url: 'postgresql://u:s3cret@host:99999/x'}")
+    world.settle(reloader)
+    assert world.names() == ["config_rejected"]
+    error = world.last("config_rejected").fields["error"]
+    assert error.startswith(f"{world.path}:2:17  database.url: 99999 in the database's URL cannot be a port")
+    assert world.taken == []
+
+
 def test_a_half_written_file_is_no_edit(world: World) -> None:
     world.write(HELLO)
     reloader = world.start()
