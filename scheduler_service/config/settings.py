@@ -247,7 +247,7 @@ class Job(Policies):
         None, description="A function to call, as in cleanup:prune for prune() in jobs/cleanup.py."
     )
     command: Annotated[str | tuple[str, ...] | None, composites.command()] = Field(
-        None, description="A command: a string for /bin/sh -c, or a list of a program and its arguments."
+        None, description="A string for /bin/sh -c, or a list of a program and its arguments; $$ is one dollar in it."
     )
     args: Annotated[tuple[Any, ...], composites.positional()] = Field(
         (), description="The function's arguments by position."
