@@ -254,6 +254,8 @@ def _load_locked(name: str, folder: Path) -> tuple[ModuleType, str]:
     if not folder.is_dir():
         raise CallableError(f"{problem}; the jobs folder does not exist: make it, or set service.jobs_folder")
     close = _close(path.name, (file.stem for file in path.parent.glob("*.py") if file.stem != "__init__"))
+    if not close and "." not in name:
+        close = "outside of the jobs folder only dotted names are looked for, as in package.module"
     raise CallableError(problem + (f"; {close}" if close else ""))
 
 

@@ -134,7 +134,8 @@ def _ticks(spec: JobSpec, now: datetime, count: int) -> list[datetime]:
 def _cells(spec: JobSpec, ticks: list[datetime]) -> list[str]:
     cells = [shown(tick) for tick in ticks]
     if not cells:
-        cells = ["no more" if spec.enabled else "disabled"]
+        never = "manual" if spec.schedule.canonical == "manual" else "no more"
+        cells = [never if spec.enabled else "disabled"]
     return cells + [""] * (SHOWN_BY_CHECK - len(cells))
 
 

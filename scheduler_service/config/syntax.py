@@ -86,6 +86,9 @@ def explain(error: yaml.MarkedYAMLError, text: str) -> SyntaxProblem:
                 indent = len(lines[number]) - len(lines[number].lstrip())
                 message = "a space is missing after the colon: write 'key: value'"
                 return SyntaxProblem(Position(number + 1, indent + 1), message)
+    if re.search("flow (mapping|sequence)", complaint) and line[: mark.column + 1].endswith("${"):
+        message = "between { } or [ ] a value with ${…} in it has to be in quotes"
+        return SyntaxProblem(Position(mark.line + 1, mark.column), message)
     for pattern, place, template in _COMPLAINTS:
         if re.search(pattern, complaint):
             at = mark if place == "here" else context

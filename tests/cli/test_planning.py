@@ -66,6 +66,13 @@ def test_check_shows_the_next_three_ticks_of_each_job(command: Command, config: 
     assert "45 2 * * * Europe/Berlin" in shown
 
 
+def test_check_says_which_jobs_run_only_when_asked_for(command: Command, config: Path) -> None:
+    config.write_text(f"{CONFIG}  asked: {{command: x, manual: true}}\n")
+
+    line = next(line for line in command("check", "-c", config).out.splitlines() if line.startswith("asked "))
+    assert line.split() == ["asked", "manual", "manual"]
+
+
 def test_check_shows_every_problem_and_where(command: Command, config: Path) -> None:
     config.write_text(CONFIG.replace("cron:", "corn:").replace("every: 10m", "every: 10"))
 

@@ -227,8 +227,10 @@ def test_what_would_run_nothing_is_refused(jobs, name, message):
         ("a b:c", "'a b:c' is not module:function; write, for example, cleanup:prune"),
         (":", "':' is not module:function; write, for example, cleanup:prune"),
         ("cleanp:prune", "no such module: looked for jobs/cleanp.py; did you mean 'cleanup'?"),
-        ("zzz:prune", "no such module: looked for jobs/zzz.py"),
-        ("json:dumps", "no such module: looked for jobs/json.py"),
+        ("zzz:prune", "no such module: looked for jobs/zzz.py; outside of the jobs folder only dotted names are looked "
+         "for, as in package.module"),
+        ("json:dumps", "no such module: looked for jobs/json.py; outside of the jobs folder only dotted names are "
+         "looked for, as in package.module"),
         ("reports.dayly:main", "no such module: looked for jobs/reports/dayly.py, and no package 'reports' is "
          "installed; did you mean 'daily'?"),
         ("os.nothing:main", "no such module: looked for jobs/os/nothing.py, and no package 'os.nothing' is installed"),

@@ -464,7 +464,8 @@ def test_a_jobs_folder_from_a_variable_is_not_shown(write, tmp_path):
     config = load(write(text), {"FOLDER": "s3cret"})
     assert [problem.message for problem in check_callables(config)] == [
         "work.py cannot be loaded: ZeroDivisionError: division by zero (work.py:1)",
-        "no such module: looked for x.py",
+        "no such module: looked for x.py; outside of the jobs folder only dotted names are looked for, "
+        "as in package.module",
     ]
 
 
