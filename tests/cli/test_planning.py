@@ -142,7 +142,9 @@ def test_check_and_run_say_alike_where_a_url_is_wrong(command: Command, config: 
         (15, "database.url"),
         (5, "jobs.report.run"),
     ]
-    assert command("run", "-c", config, exit_code=2).err == answered.err
+    logged, _, said = command("run", "-c", config, exit_code=2).err.partition("\n")
+    assert json.loads(logged)["event"] == "service_failed"
+    assert said == answered.err
     assert not (config.parent / "two.db").exists()
 
 
