@@ -52,24 +52,27 @@ function ask(problem) {
   });
 }
 
-// What was filled in, as the API wants it.  Throws text for a person.
+// What was filled in, as the JSON that the API wants.  Throws text for a person.
 function body(form) {
-  const values = {};
+  const parts = [];
   for (const input of form.querySelectorAll("input[name]")) {
     const text = input.value.trim();
     if (!text) continue;
+    let value;
     if ("json" in input.dataset) {
-      try { values[input.name] = JSON.parse(text); } catch { throw `${input.name}: this is not JSON; write, for example, ${input.placeholder}`; }
+      try { JSON.parse(text); } catch { throw `${input.name}: this is not JSON; write, for example, ${input.placeholder}`; }
+      value = text; // as it was typed: written anew, large numbers and keys that are given twice would be others
     } else {
-      values[input.name] = "utc" in input.dataset ? `${text.length === 16 ? `${text}:00` : text}Z` : text;
+      value = JSON.stringify("utc" in input.dataset ? `${text.length === 16 ? `${text}:00` : text}Z` : text);
     }
+    parts.push(`${JSON.stringify(input.name)}:${value}`);
   }
-  return values;
+  return `{${parts.join()}}`;
 }
 
 async function send(form, refresh) {
-  let values;
-  try { values = body(form); } catch (problem) { say(problem, { bad: true }); return; }
+  let asked;
+  try { asked = body(form); } catch (problem) { say(problem, { bad: true }); return; }
   let problem = null;
   for (;;) {
     let credential = token();
@@ -81,7 +84,7 @@ async function send(form, refresh) {
     const answer = await fetch(form.dataset.action, {
       method: "POST",
       headers: { Authorization: `Bearer ${credential}`, "Content-Type": "application/json" },
-      body: JSON.stringify(values),
+      body: asked,
       credentials: "omit",
       signal: AbortSignal.timeout(15000),
     });

@@ -119,6 +119,38 @@ def test_what_the_api_refuses_is_said(base: str, browser: Browser) -> None:
     assert "Trigger:" in browser.text("#said")
 
 
+def test_arguments_arrive_as_they_were_typed(base: str, browser: Browser) -> None:
+    typed = '{"a": 9007199254740993, "b": 1.0}'
+    browser.open(f"{base}/jobs/greeting")
+    browser.find("form[data-key=trigger] summary").click()
+    browser.find("form[data-key=trigger] input").send_keys(typed)
+    press(browser, "Trigger")
+    give_token(browser)
+    browser.wait_for_text("#said", "done")
+    browser.find("#said a").click()
+    browser.wait_for_text("[data-part=run]", typed)
+
+
+def test_arguments_that_the_api_refuses_stay_to_be_mended(base: str, browser: Browser) -> None:
+    typed = '{"a": 1, "a": 2}'
+    browser.open(f"{base}/jobs/greeting")
+    browser.find("form[data-key=trigger] summary").click()
+    browser.find("form[data-key=trigger] input").send_keys(typed)
+    press(browser, "Trigger")
+    give_token(browser)
+    browser.wait_for_text("#said", "'a' is given twice")
+    assert browser.find("form[data-key=trigger] input").get_property("value") == typed
+
+
+def test_arguments_add_no_keys_of_their_own(base: str, browser: Browser) -> None:
+    browser.open(f"{base}/jobs/greeting")
+    browser.find("form[data-key=trigger] summary").click()
+    browser.find("form[data-key=trigger] input").send_keys('{"a": 1}, "by": "x"')
+    press(browser, "Trigger")
+    browser.wait_for_text("#said", "not JSON")
+    assert not [url for url in browser.requested() if "/api/" in url]
+
+
 def test_a_script_in_a_description_and_an_output_is_text(fleet: Fleet, base: str, browser: Browser) -> None:
     fleet.wait_for("run_failed", job="always-fails")
     browser.open(f"{base}/jobs/always-fails")
