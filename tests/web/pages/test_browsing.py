@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.fleet import Fleet
+from tests.story import Story
 from tests.web.pages.browser import Browser, Key, chromium
 from tests.web.pages.cluster import SCRIPT, TOKEN, page_of
+from tests.web.serving import serving
 
 pytestmark = pytest.mark.browser
 
@@ -73,6 +75,34 @@ def test_a_wrong_token_is_refused_and_asked_for_again(base: str, browser: Browse
     assert browser.count("#paused") == 0
 
 
+@pytest.mark.parametrize(
+    "odd", ["\N{HORIZONTAL ELLIPSIS}", "\N{RIGHT DOUBLE QUOTATION MARK}", "\N{ZERO WIDTH SPACE}", "\f"]
+)
+def test_a_token_with_characters_that_came_by_copying_is_refused_and_not_kept(
+    base: str, browser: Browser, odd: str
+) -> None:
+    browser.open(f"{base}/jobs/invoices")
+    press(browser, "Pause")
+    browser.script("document.getElementById('token').value = arguments[0]", TOKEN[:8] + odd + TOKEN[8:])
+    browser.find("#token-dialog button[value=use]").click()
+    browser.wait_for_text("#token-problem", "not visible ASCII")
+    assert browser.script("return sessionStorage.getItem('token')") is None
+    give_token(browser)  # what was refused does not stand in the way of the right one
+    browser.wait_for_text("#paused", "paused")
+    press(browser, "Resume")
+    browser.wait(lambda: browser.count("#paused") == 0, "the pause to end")
+
+
+def test_a_token_of_any_letters_acts(sqlite_story: Story, tmp_path: Path, browser: Browser) -> None:
+    token = "pass wörd ✓ of some length"
+    sqlite_story.job()
+    with serving(tmp_path, sqlite_story.url, token=token) as site:
+        browser.open(f"{site.url}/jobs/report")
+        press(browser, "Trigger")
+        give_token(browser, token)
+        browser.wait_for_text("#said", "Trigger: done.")
+
+
 def test_a_job_is_paused_with_a_reason_that_is_shown_as_it_was_written(base: str, browser: Browser) -> None:
     browser.open(f"{base}/jobs/nightly-report")
     browser.find("form[data-key=pause] summary").click()
@@ -126,7 +156,7 @@ def test_arguments_arrive_as_they_were_typed(base: str, browser: Browser) -> Non
     browser.find("form[data-key=trigger] input").send_keys(typed)
     press(browser, "Trigger")
     give_token(browser)
-    browser.wait_for_text("#said", "done")
+    browser.wait_for_text("#said", "Trigger: done.")
     browser.find("#said a").click()
     browser.wait_for_text("[data-part=run]", typed)
 
