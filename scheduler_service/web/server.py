@@ -26,7 +26,7 @@ USUAL_PORT = 8080
 TRIED_PORTS = 100  # from the usual one on, where nobody named one
 BACKLOG = 128
 IDLE_SECONDS = 15  # a connection may wait for its next request
-LONGEST_HEAD = 16 * 1024  # bytes of a request before its body
+LONGEST_HEAD = 16 * 1024  # bytes of a head that is not whole yet; one read, of 256 KiB, may make it so
 
 
 class PortUnavailableError(Exception):
