@@ -32,5 +32,5 @@ def create_app(view: View) -> ASGIApp:
     app.include_router(reading_routes(view))
     app.include_router(asking_routes(view))
     app.include_router(openapi_routes(view, app))
-    app.include_router(page_routes(view))
+    app.include_router(page_routes(view, app))
     return Bounded(Compressed(app))

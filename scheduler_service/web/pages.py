@@ -5,6 +5,7 @@
     /jobs/{job}/why?at=   what became of one tick, and why
     /runs/{id}            attempts and what they wrote; cancel
     /leadership           all terms; resign
+    /jobs /runs           lead to the overview, which lists them
     /events               what happens, as server-sent events
     /sign-in /sign-out    where http.read_token is set
 
@@ -20,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 
 from scheduler_service.database import StoreUnavailable
@@ -31,6 +32,7 @@ from scheduler_service.schedule import ScheduleError, due_at, zone
 from scheduler_service.watch import Unsettled
 from scheduler_service.web import drawing, watching
 from scheduler_service.web.attention import concerns
+from scheduler_service.web.nowhere import Nowhere
 from scheduler_service.web.rendering import HEADERS, Kept, Renderer
 from scheduler_service.web.repeating import repeat_while
 from scheduler_service.web.session import Session, typed_token
@@ -50,8 +52,8 @@ STATIC_SECONDS = 3600
 MEDIA_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
-def page_routes(view: View) -> APIRouter:  # one line for each page
-    """Return the pages of one replica."""
+def page_routes(view: View, app: FastAPI) -> APIRouter:  # one line for each page
+    """Return the pages of one replica; where no route leads, `app` answers a browser with a page too."""
     router = APIRouter(include_in_schema=False)
     session, watch = Session(view), Watch(view)
     pages = _Pages(view, session)
@@ -74,6 +76,11 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
         return await guarded(
             request, lambda: pages.overview(query.get("q", ""), query.get("show", ""), query.get("page", ""))
         )
+
+    @router.get("/jobs")
+    @router.get("/runs")
+    async def listed() -> Response:
+        return RedirectResponse("/#jobs", 303, HEADERS)
 
     @router.get("/jobs/{job_id}")
     async def job(request: Request, job_id: str) -> Response:
@@ -132,6 +139,10 @@ def page_routes(view: View) -> APIRouter:  # one line for each page
     async def favicon() -> Response:
         return RedirectResponse("/static/leader.svg", 301)
 
+    def nowhere(request: Request) -> Response:
+        return pages.nothing_here("There is no such page.") if session.admits(request) else pages.sign_in(401)
+
+    app.router.default = Nowhere(app.router.default, nowhere)
     return router
 
 

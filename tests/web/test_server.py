@@ -278,6 +278,44 @@ def test_paths_that_lead_nowhere_are_problems(sqlite_site: Site, path: str) -> N
     assert "location" not in answer.headers
 
 
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}  # as browsers send it
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/jobs/a/b", "/livez%00", "//livez", "/docs"])
+def test_a_path_that_leads_nowhere_is_a_page_for_a_browser(sqlite_site: Site, path: str) -> None:
+    answer = sqlite_site.ask("GET", path, headers=HTML)
+    assert (answer.status, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert b"Nothing here" in answer.body
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/api/nothing"), ("GET", "/api/v1/jobs/"), ("POST", "/nothing")])
+def test_nothing_of_the_api_is_a_page_for_a_browser(sqlite_site: Site, method: str, path: str) -> None:
+    answer = sqlite_site.ask(method, path, headers=HTML)
+    assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/jobs", "/#jobs"),
+        ("/runs", "/#jobs"),
+        ("/jobs/report/", "/jobs/report"),
+        ("/leadership/?before=3", "/leadership?before=3"),
+        ("//evil.example/", "/evil.example"),
+        ("/%2fevil.example//", "/evil.example"),
+        ("/%5cevil.example/", "/%5Cevil.example"),
+        ("/%09/evil.example/%0d%0aX:1/?%0d%0a", "/%09/evil.example/%0D%0AX%3A1?%0d%0a"),
+        ("/..%2f", "/.."),
+        ("//", "/"),
+    ],
+)
+def test_a_browser_is_led_to_the_page_that_is_meant_and_to_nobody_else(
+    sqlite_site: Site, path: str, target: str
+) -> None:
+    answer = sqlite_site.ask("GET", path, headers=HTML)
+    assert (answer.status // 100, answer.headers["location"]) == (3, target)
+
+
 def test_head_answers_as_get_without_the_body(sqlite_site: Site) -> None:
     for path in ("/livez", "/api/v1/status"):
         head, get = sqlite_site.ask("HEAD", path), sqlite_site.ask("GET", path)

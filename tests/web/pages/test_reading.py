@@ -180,6 +180,11 @@ def test_without_the_token_nothing_is_read(guarded_fleet: Fleet, path: str) -> N
     assert guarded_fleet.replicas[0].instance not in page.headers.as_string()
 
 
+def test_without_the_token_nobody_learns_which_paths_there_are(guarded_fleet: Fleet) -> None:
+    visitor = Visitor(page_of(guarded_fleet.replicas[0]))
+    assert [visitor.get(path, Accept="text/html").status for path in ("/jobs/heartbeat", "/nothing")] == [401, 401]
+
+
 def test_whoever_signs_in_reads_on_every_replica_and_writes_on_none(guarded_fleet: Fleet) -> None:
     one, other = (Visitor(page_of(replica)) for replica in guarded_fleet.replicas)
     answer = one.sign_in(READ_TOKEN)
