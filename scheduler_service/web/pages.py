@@ -35,7 +35,7 @@ from scheduler_service.web.attention import concerns
 from scheduler_service.web.nowhere import Nowhere
 from scheduler_service.web.rendering import HEADERS, Kept, Renderer
 from scheduler_service.web.repeating import repeat_while
-from scheduler_service.web.session import Session, typed_token
+from scheduler_service.web.session import Session, asked_for, typed_form
 from scheduler_service.web.surveying import Surveyor
 from scheduler_service.web.view import View
 from scheduler_service.web.warming import Warming
@@ -63,7 +63,7 @@ def page_routes(view: View, app: FastAPI) -> APIRouter:  # one line for each pag
 
     async def guarded(request: Request, make: Callable[[], Response]) -> Response:
         if not session.admits(request):
-            return pages.sign_in(401)
+            return pages.sign_in(401, asked_for(request))
         key = f"{request.url.path}?{request.url.query}"
         # Most of many viewers need no other thread, each of which would wait its turn among those that run jobs.
         page = await kept.get(key, lambda: pages.safely(make))
@@ -114,11 +114,11 @@ def page_routes(view: View, app: FastAPI) -> APIRouter:  # one line for each pag
     async def sign_in(request: Request) -> Response:
         if session.open_to_all:
             return RedirectResponse("/", 303)
-        token = await typed_token(request)
+        token, back = await typed_form(request)
         if token is None or not session.knows(token):
             await asyncio.sleep(WRONG_TOKEN_SECONDS)
-            return pages.sign_in(403, refused=True)
-        response = RedirectResponse("/", 303, HEADERS)
+            return pages.sign_in(403, back, refused=True)
+        response = RedirectResponse(back, 303, HEADERS)
         session.open(request, response)
         return response
 
@@ -140,7 +140,9 @@ def page_routes(view: View, app: FastAPI) -> APIRouter:  # one line for each pag
         return RedirectResponse("/static/leader.svg", 301)
 
     def nowhere(request: Request) -> Response:
-        return pages.nothing_here("There is no such page.") if session.admits(request) else pages.sign_in(401)
+        if not session.admits(request):
+            return pages.sign_in(401, asked_for(request))
+        return pages.nothing_here("There is no such page.")
 
     app.router.default = Nowhere(app.router.default, nowhere)
     return router
@@ -299,8 +301,9 @@ class _Pages:
             older=shown[-1].term if len(terms) > TERMS_SHOWN else None,
         )
 
-    def sign_in(self, status: int, *, refused: bool = False) -> Response:
-        return self._page("sign_in.html", status=status, now=datetime.now(UTC), signing_in=True, refused=refused)
+    def sign_in(self, status: int, back: str = "/", *, refused: bool = False) -> Response:
+        now = datetime.now(UTC)
+        return self._page("sign_in.html", status=status, now=now, signing_in=True, refused=refused, back=back)
 
     def nothing_here(self, message: str) -> Response:
         return self._page("nothing.html", status=404, now=datetime.now(UTC), message=message)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from fastapi import Request, Response
 
@@ -20,7 +21,8 @@ from scheduler_service.web.view import View
 
 COOKIE = "scheduler_service_reader"
 HOLDS_SECONDS = 30 * 24 * 3600  # a screen on the wall is not to ask every morning
-FORM_LIMIT = 4096  # bytes
+FORM_LIMIT = 8192  # bytes
+OWN_PATH = r"/(?!/)[!-\[\]-~]{0,1000}"  # one slash, and neither a backslash nor what is no visible ASCII
 
 
 class Session:
@@ -76,14 +78,26 @@ class Session:
         return hmac.new(key, f"{COOKIE} until {until}".encode(), hashlib.sha256).hexdigest()
 
 
-async def typed_token(request: Request) -> str | None:
-    """Return what was typed into the sign-in page; None for anything but a small form."""
+def asked_for(request: Request) -> str:
+    """Return the path and query of a request, to come back to after signing in."""
+    query = request.scope["query_string"].decode("latin-1")
+    return own_path(quote(request.scope["path"]) + (query and f"?{query}"))
+
+
+def own_path(text: str) -> str:
+    """Return `text` if it is a path here; for all that a browser could take for the address of another host, /."""
+    return text if re.fullmatch(OWN_PATH, text) else "/"
+
+
+async def typed_form(request: Request) -> tuple[str | None, str]:
+    """Return the token that was typed into the sign-in page, None if that was no small form; and where to go."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > FORM_LIMIT:
-            return None
+            return None, "/"
     try:
-        return parse_qs(body.decode(), max_num_fields=4).get("token", [""])[0].strip()
+        fields = parse_qs(body.decode(), max_num_fields=4)
     except ValueError:
-        return None
+        return None, "/"
+    return fields.get("token", [""])[0].strip(), own_path(fields.get("back", ["/"])[0])

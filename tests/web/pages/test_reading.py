@@ -30,10 +30,9 @@ class Visitor:
     def post(self, path: str, body: bytes = b"", **headers: str) -> Answer:
         return self._ask("POST", path, body, headers)
 
-    def sign_in(self, token: str) -> Answer:
-        return self.post(
-            "/sign-in", urlencode({"token": token}).encode(), **{"Content-Type": "application/x-www-form-urlencoded"}
-        )
+    def sign_in(self, token: str, **more: str) -> Answer:
+        form = urlencode({"token": token, **more}).encode()
+        return self.post("/sign-in", form, **{"Content-Type": "application/x-www-form-urlencoded"})
 
     def events(self, count: int) -> list[str]:
         """Return the names of the first events of the stream."""
@@ -205,6 +204,30 @@ def test_whoever_signs_in_reads_on_every_replica_and_writes_on_none(guarded_flee
     assert left.headers["set-cookie"].startswith('scheduler_service_reader=""')
     # A form of another site brings no cookie along (SameSite), and so signs nobody out.
     assert one.post("/sign-out").headers["set-cookie"] is None
+
+
+@pytest.mark.parametrize(
+    "path", ["/jobs/heartbeat?before=9", "/?q=a%26b&show=failing", "/runs/1", "/leadership", "/nothing/%3Fx%5C"]
+)
+def test_whoever_signs_in_comes_to_the_page_that_was_asked_for(guarded_fleet: Fleet, path: str) -> None:
+    visitor = Visitor(page_of(guarded_fleet.replicas[0]))
+    asked = visitor.get(path, Accept="text/html").text
+    for page in (asked, visitor.sign_in("guess", back=path).text):  # a wrong token loses nothing
+        fields = [dict(attributes) for tag, attributes in Elements(page).found if tag == "input"]
+        (back,) = (one["value"] or "" for one in fields if one["name"] == "back")
+        answer = visitor.sign_in(READ_TOKEN, back=back)
+        assert (answer.status, answer.headers["location"]) == (303, path)
+
+
+@pytest.mark.parametrize(
+    "back",
+    ["//evil.example", "///evil.example", "/\\evil.example", "/x\\y", "\\/evil.example", "https://evil.example/",
+     "javascript:alert(1)", "evil", "", "/\t/evil.example", "/\r\nX: 1", "/\x00", "/é", "/ x", "/x\n",
+     "/" + "x" * 1001],
+)  # fmt: skip
+def test_nobody_is_sent_to_another_place_by_signing_in(guarded_fleet: Fleet, back: str) -> None:
+    answer = Visitor(page_of(guarded_fleet.replicas[0])).sign_in(READ_TOKEN, back=back)
+    assert (answer.status, answer.headers["location"]) == (303, "/")
 
 
 def test_both_tokens_read_as_a_header(guarded_fleet: Fleet) -> None:
