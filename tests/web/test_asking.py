@@ -162,6 +162,13 @@ def test_a_wrong_body_is_refused_and_nothing_is_written(sqlite_story: Story, sql
     assert sqlite_story.history.runs() == ()
 
 
+def test_what_is_asked_for_in_the_query_is_refused(sqlite_story: Story, sqlite_site: Site) -> None:
+    sqlite_story.job()
+    answer = sqlite_site.post(f"{TRIGGER}?key=k", {})
+    assert (answer.status, answer.kind) == (422, "invalid-request")
+    assert sqlite_story.history.runs() == ()
+
+
 @pytest.mark.parametrize(
     "body",
     [b"{", b"", b"\xff\xfe", b"NaN", b'{"arguments": [NaN]}', b'{"arguments": [-Infinity]}',

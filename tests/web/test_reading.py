@@ -365,3 +365,20 @@ def test_a_wrong_parameter_is_a_problem_that_says_which(sqlite_site: Site, path:
     answer = sqlite_site.get(f"/api/v1/{path}")
     assert (answer.status, answer.kind) == (422, "invalid-request")
     assert answer.document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("runs?jobb=report", "job, state, kind, since, until, limit, after"),
+        ("runs?job=report&secret", "job, state, kind, since, until, limit, after"),
+        ("runs?Job=report", "job, state, kind, since, until, limit, after"),
+        ("jobs/report/ticks?number=3", "count, limit, after"),
+        ("status?limit=3", "none"),
+    ],
+)
+def test_a_parameter_that_is_not_known_is_refused_with_those_that_are(sqlite_site: Site, path: str, known: str) -> None:
+    answer = sqlite_site.get(f"/api/v1/{path}")
+    assert (answer.status, answer.kind) == (422, "invalid-request")
+    assert f": {known} may be sent" in answer.document["detail"]
+    assert "secret" not in answer.document["detail"]

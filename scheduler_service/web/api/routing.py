@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -43,15 +43,24 @@ def guarded_router(check: Check, *, writing: bool) -> APIRouter:
     class Guarded(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             answer = super().get_route_handler()
+            known = [parameter.alias for parameter in self.dependant.query_params]
 
             async def guarded(request: Request) -> Response:
                 check(request)
+                if not request.query_params.keys() <= set(known):
+                    raise _unknown_parameter(known)
                 return await answer(StrictRequest(request.scope, request.receive))
 
             return guarded
 
     statuses = (400, 401, 403, 413, 422, 503) if writing else (401, 422, 503)
     return APIRouter(prefix=PREFIX, route_class=Guarded, redirect_slashes=False, responses=problems(*statuses))
+
+
+def _unknown_parameter(known: Sequence[str]) -> Problem:
+    # Not passed over, as no misspelt key of a body is; and not repeated: it may be a secret.
+    detail = f"The query has a parameter that is not known here: {', '.join(known) or 'none'} may be sent."
+    return Problem(422, detail, kind="invalid-request")
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
