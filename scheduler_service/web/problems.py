@@ -72,7 +72,9 @@ def answer_with_problems(app: FastAPI, events: Events) -> None:
         errors = [
             {"where": ".".join(str(part) for part in one["loc"]), "message": one["msg"]} for one in error.errors()
         ]
-        detail = "; ".join(f"{one['where']}: {one['message']}" for one in errors[:3])
+        # By its name alone, which says enough to a person; of a body that is wrong as a whole there is no name.
+        names = [one["where"].partition(".")[2] or one["where"] for one in errors]
+        detail = "; ".join(f"{name}: {one['message']}" for name, one in zip(names[:3], errors, strict=False))
         return Problem(422, detail, kind="invalid-request", errors=errors).response(request.url.path)
 
     @app.exception_handler(HTTPException)

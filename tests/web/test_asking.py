@@ -162,6 +162,16 @@ def test_a_wrong_body_is_refused_and_nothing_is_written(sqlite_story: Story, sql
     assert sqlite_story.history.runs() == ()
 
 
+@pytest.mark.parametrize("arguments", ["text", 3, True])
+def test_arguments_that_are_neither_list_nor_map_are_refused_in_plain_words(
+    sqlite_story: Story, sqlite_site: Site, arguments: object
+) -> None:
+    sqlite_story.job()
+    problem = sqlite_site.post(TRIGGER, {"arguments": arguments}).document
+    assert problem["detail"] == "arguments: give a JSON list or a JSON map"
+    assert problem["errors"] == [{"where": "body.arguments", "message": "give a JSON list or a JSON map"}]
+
+
 def test_what_is_asked_for_in_the_query_is_refused(sqlite_story: Story, sqlite_site: Site) -> None:
     sqlite_story.job()
     answer = sqlite_site.post(f"{TRIGGER}?key=k", {})

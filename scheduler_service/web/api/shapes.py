@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from scheduler_service.ledger.requests import TEXT_LIMIT
 from scheduler_service.model import Kind, Reason, State
@@ -278,6 +279,14 @@ class TriggerRequest(Request):
     key: str | None = Field(
         None, max_length=TEXT_LIMIT, description="The same key is the same run, however often it is asked for."
     )
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _list_or_map(cls, given: object) -> object:
+        # In one sentence: pydantic would say of each of the two what it is not.
+        if given is not None and not isinstance(given, list | dict):
+            raise PydanticCustomError("list_or_map", "give a JSON list or a JSON map")
+        return given
 
 
 class PauseRequest(Request):
