@@ -2,7 +2,7 @@
 // and travels in the Authorization header only.
 
 const TOKEN = "token";
-const ODD = "It has characters that are not visible ASCII, such as “…”, a curly quote or one without width: copy it whole from where it is kept.";
+const ODD = "That is no token. It has characters that are not visible ASCII, such as “…”, a curly quote or one without width: copy it whole from where it is kept.";
 const dialog = document.getElementById("token-dialog");
 const forget = document.getElementById("forget");
 const said = document.getElementById("said");
@@ -19,11 +19,6 @@ function keep(value) {
     if (value === null) sessionStorage.removeItem(TOKEN); else sessionStorage.setItem(TOKEN, value);
   } catch { /* known is enough */ }
   forget.hidden = value === null;
-}
-
-// A header carries bytes: the token's UTF-8, as the server reads it.  fetch takes no letter beyond Latin-1.
-function bearer(text) {
-  return `Bearer ${String.fromCharCode(...new TextEncoder().encode(text))}`;
 }
 
 function say(text, { bad = false, link = null } = {}) {
@@ -85,12 +80,16 @@ async function send(form, refresh) {
     if (credential === null || problem) {
       credential = await ask(problem);
       if (credential === null) return;
-      if (/[\x00-\x1f\x7f]/.test(credential)) { problem = `That is no token. ${ODD}`; continue; } // no header carries it
-      keep(credential);
     }
+    if (/[^\x21-\x7e]/.test(credential)) { // no configuration takes it, and no header carries all of it
+      keep(null);
+      problem = ODD;
+      continue;
+    }
+    keep(credential);
     const answer = await fetch(form.dataset.action, {
       method: "POST",
-      headers: { Authorization: bearer(credential), "Content-Type": "application/json" },
+      headers: { Authorization: `Bearer ${credential}`, "Content-Type": "application/json" },
       body: asked,
       credentials: "omit",
       signal: AbortSignal.timeout(15000),
@@ -98,7 +97,7 @@ async function send(form, refresh) {
     const told = await answer.json().catch(() => ({}));
     if (answer.status === 401) {
       keep(null);
-      problem = /[^\x21-\x7e]/.test(credential) ? `That token was refused. ${ODD}` : "That token was refused.";
+      problem = "That token was refused.";
       continue;
     }
     if (!answer.ok) {

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.fleet import Fleet
-from tests.story import Story
 from tests.web.pages.browser import Browser, Key, chromium
 from tests.web.pages.cluster import SCRIPT, TOKEN, page_of
-from tests.web.serving import serving
 
 pytestmark = pytest.mark.browser
 
@@ -91,16 +89,6 @@ def test_a_token_with_characters_that_came_by_copying_is_refused_and_not_kept(
     browser.wait_for_text("#paused", "paused")
     press(browser, "Resume")
     browser.wait(lambda: browser.count("#paused") == 0, "the pause to end")
-
-
-def test_a_token_of_any_letters_acts(sqlite_story: Story, tmp_path: Path, browser: Browser) -> None:
-    token = "pass wörd ✓ of some length"
-    sqlite_story.job()
-    with serving(tmp_path, sqlite_story.url, token=token) as site:
-        browser.open(f"{site.url}/jobs/report")
-        press(browser, "Trigger")
-        give_token(browser, token)
-        browser.wait_for_text("#said", "Trigger: done.")
 
 
 def test_a_job_is_paused_with_a_reason_that_is_shown_as_it_was_written(base: str, browser: Browser) -> None:
