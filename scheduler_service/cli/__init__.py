@@ -13,6 +13,7 @@ where the configuration has a URL to look at.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import importlib
@@ -20,6 +21,7 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from itertools import pairwise
@@ -31,6 +33,7 @@ from scheduler_service import __version__
 
 PROGRAM = "scheduler-service"
 OURS = 70
+EXIT_SECONDS = 3.0  # for what Python does at its end, and what jobs' modules have asked it to do
 # what a write may be answered with, where opening a file would have named the file
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 
@@ -104,6 +107,24 @@ def _require_text(words: list[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit; `arguments` are those of the process unless given."""
+    try:
+        _answer(arguments)
+    except SystemExit as ended:
+        _end_soon(ended.code if isinstance(ended.code, int) else 0)
+        raise
+
+
+def _end_soon(code: int) -> None:
+    """End the process in a while if it has not ended by then: Python waits for threads that jobs left, for ever."""
+
+    def end() -> None:
+        time.sleep(EXIT_SECONDS)
+        os._exit(code)
+
+    _thread.start_new_thread(end, ())  # not by `threading`, which knows that the end has come
+
+
+def _answer(arguments: Sequence[str] | None) -> NoReturn:
     _listen_as_first_process()
     _open_closed_streams()
     _escape_on_stdout()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import gc
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -24,7 +22,6 @@ from scheduler_service.rush import Rush
 from scheduler_service.service import Parts, Service, WebServer, assemble
 from scheduler_service.web import PortUnavailableError, Server, view_of
 
-EXIT_SECONDS = 3.0  # for what Python does at its end, and what jobs' modules have asked it to do
 SWITCH_SECONDS = 0.001  # how long a page that is drawn may keep the interpreter from who starts a run
 
 # What thousands of jobs consist of stays.  To look through all of it for garbage ten times less often than by default
@@ -67,25 +64,9 @@ def _logged(config: Config, port: int | None) -> int:
         raise
     finally:
         log.close()
-    _end_within(0.0 if busy else EXIT_SECONDS, code)
-    return code
-
-
-def _end_within(seconds: float, code: int) -> None:
-    """End the process after so many seconds if it has not ended by then.
-
-    Python waits at its end for threads that jobs have left behind, for ever if need be; and while it waits, code of
-    jobs goes on whose slots other replicas may have by now.
-    """
-
-    def end() -> None:
-        time.sleep(seconds)
+    if busy:  # code of jobs goes on, whose slots other replicas may have by now
         os._exit(code)
-
-    if seconds:
-        _thread.start_new_thread(end, ())  # not by `threading`, which knows that the end has come
-    else:
-        end()
+    return code
 
 
 def _secrets(config: Config) -> tuple[str, ...]:

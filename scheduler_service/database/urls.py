@@ -90,7 +90,9 @@ def _check_postgresql(url: URL, *, discreet: bool) -> None:
     ports = [] if url.port is None else [str(url.port)]
     for port in [*ports, *filter(None, str(parameters.get("port", "")).split(","))]:
         if not (port.isdecimal() and 1 <= int(port) <= _LAST_PORT):
-            raise StoreRefused(f"{port} in the database's URL cannot be a port: write one from 1 to {_LAST_PORT}")
+            # Where nobody is named, what stands for the host may be a person, and this a password.
+            shown = "what follows the host" if url.username is None else port
+            raise StoreRefused(f"{shown} in the database's URL cannot be a port: write one from 1 to {_LAST_PORT}")
 
 
 def _check_sqlite(url: URL) -> None:

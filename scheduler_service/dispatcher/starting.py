@@ -118,17 +118,21 @@ class Starter:
         isolated = self._without_a_process(specs)
         self._foreign -= specs.keys()
         limit = CANDIDATES if self._workers.room else 0
-        poll = self._ledger.poll(limit, [*isolated, *self._foreign])
-        while unknown := {run.job_id for run in poll.runs} - specs.keys():
-            # They wait for a leader that has them, and would come first in each poll: nothing behind them would start.
-            self._foreign |= unknown
-            poll = self._ledger.poll(limit, [*isolated, *self._foreign])
+        poll = self._poll(limit, isolated, specs)
         self._more = len(poll.runs) >= limit > 0
         if self._more and all(_may_be_stale(run, untried) for run in poll.runs):  # there may be others behind them
-            poll = self._ledger.poll(limit, [*isolated, *self._foreign, *untried])
+            poll = self._poll(limit, [*isolated, *untried], specs)
         self._candidates = _acceptable(poll.runs, specs, untried)
         if limit and not self._more:
             self._just_due = []
+        return poll
+
+    def _poll(self, limit: int, without: Iterable[str], specs: Specs) -> Poll:
+        poll = self._ledger.poll(limit, [*without, *self._foreign])
+        while unknown := {run.job_id for run in poll.runs} - specs.keys():
+            # They wait for a leader that has them, and would come first in each poll: nothing behind them would start.
+            self._foreign |= unknown
+            poll = self._ledger.poll(limit, [*without, *self._foreign])
         return poll
 
     def look_at_newest(self, specs: Specs, untried: AbstractSet[str]) -> None:

@@ -107,21 +107,26 @@ class JobStates(Mapping[str, JobState]):
         state = self._states[spec.id]
         past = self._past(spec, state)
         settlement, whole = settle_job(spec, state, past, runs, now, anew=spec.id in self._fresh, most=most)
-        (self._partial.discard if whole else self._partial.add)(spec.id)
+        if whole:
+            self._partial.discard(spec.id)
+        else:  # noted before it is written, for the answer may be lost
+            self._partial.add(spec.id)
+            self._fresh.add(spec.id)  # what is decided now and what is decided next belong together
+            if spec.overlap is not Overlap.ALLOW:
+                self._untried.add(spec.id)  # a run that began would refuse the ticks that are decided next
         return settlement
 
     def applied(self, spec: JobSpec, settlement: Settlement) -> bool:
         """Take note that this was written for a job; return whether that was all there was to be settled."""
         state = self._states[spec.id] = settlement.applied()
         whole = spec.id not in self._partial
-        if whole or spec.overlap is Overlap.ALLOW:
+        # In a pause, what waits since before is decided anew when that is over, and not started before.
+        paused = state.paused_at is not None and spec.id in self._fresh
+        if not paused and (whole or spec.overlap is Overlap.ALLOW):
             self.had_its_turn(spec.id)
-        else:
-            self._untried.add(spec.id)  # a run that began would refuse the ticks that are decided next
         if not whole:
-            self._fresh.add(spec.id)  # what was decided now and what is decided next belong together
             return False
-        if state.paused_at is None:  # else what waits since before is decided anew when the pause is over
+        if not paused:
             self._fresh.discard(spec.id)
         if not settlement.enabled:
             del self._states[spec.id]

@@ -216,7 +216,7 @@ class Ledger(Protocol):
         """Add new jobs, make returned ones accountable from now, and cancel what waits in vain.
 
         That is: the runs of jobs that are disabled, but for those that a person asked for, and of jobs that have been
-        out of the configuration for longer than ABSENT_AFTER.
+        out of the configuration for longer than ABSENT_AFTER, as long as this leader leads at least.
         """
 
     def recall(self, limit: int) -> tuple[JobState, ...]:

@@ -67,6 +67,7 @@ class PostgresLedger(LedgerReads):
             ADOPT,
             {
                 "absent": Interval,
+                "led_since": DateTime(timezone=True),
                 "jobs": _TEXTS,
                 "schedules": _TEXTS,
                 "timezones": _TEXTS,
@@ -82,6 +83,7 @@ class PostgresLedger(LedgerReads):
             timezones=[spec.schedule.timezone for spec in specs],
             enabled=[spec.enabled for spec in specs],
             absent=ABSENT_AFTER,
+            led_since=lease.acquired_at,
         )
         if not row[0]:
             return None

@@ -50,7 +50,9 @@ class SqliteLedger(SqliteEndings):
                     "select job_id, max(present_at, settled_until) from {p}job_state where lock_id = :lock_id",
                 )
             )
-            absent_before = (newest or 0) - int(ABSENT_AFTER.total_seconds() * MICROSECONDS)
+            absent_after = int(ABSENT_AFTER.total_seconds() * MICROSECONDS)
+            absent_before = (newest or 0) - absent_after
+            led_long = self.stamp(lease.acquired_at) <= now - absent_after
             # One moment for all jobs, later than any before, whatever the clock did: who has it is configured.
             noted_at = now if newest is None else max(now, newest + 1)
             added, returned = [], []
@@ -100,8 +102,10 @@ class SqliteLedger(SqliteEndings):
                 connection, "select id, job_id, kind from {p}run where lock_id = :lock_id and state = 'waiting'"
             ):
                 spec_of_run = wanted.get(job_id)
-                if spec_of_run is None:  # one that has only just left may be in the file of the next leader
-                    goes_on = job_id in present and present[job_id] >= absent_before
+                if spec_of_run is None:
+                    # One that has only just left may be in the file of the next leader; so may one that nobody noted,
+                    # for nobody led.
+                    goes_on = job_id in present and not (led_long and present[job_id] < absent_before)
                 else:
                     goes_on = spec_of_run.enabled or kind == Kind.MANUAL
                 if not goes_on:

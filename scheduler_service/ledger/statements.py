@@ -56,8 +56,9 @@ cancelled as (
     from t
    where r.lock_id = :lock_id and r.state = 'waiting'
      and not exists (select 1 from j where j.job_id = r.job_id and (j.enabled or r.kind = 'manual'))
-     -- One that has only just left may be in the file of the next leader.
-     and not exists (select 1 from known k where k.job_id = r.job_id and not k.configured and not k.absent)
+     -- One that has only just left may be in the file of the next leader; so may one that nobody noted, for nobody led.
+     and not exists (select 1 from known k where k.job_id = r.job_id and not k.configured
+                        and not (k.absent and :led_since <= t.now - :absent))
   returning r.job_id)
 select (select count(*) from fence), (select coalesce(json_agg(job_id), '[]') from added),
        (select coalesce(json_agg(job_id), '[]') from returned),

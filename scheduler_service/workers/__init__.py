@@ -78,6 +78,7 @@ class _Stuck:
     ran_seconds: float  # until it was given up
     since: float  # when that was, on the boot clock
     kept: _Task | None  # whose place it keeps
+    is_run_again: bool  # by another replica, as this one ends
 
 
 def _nobody() -> None:
@@ -249,7 +250,7 @@ class Workers:
                 self._tasks[attempt.id].late.append(outcome)
                 return
             stuck = self._stuck.pop(attempt.id)
-            self._results.add(attempt, outcome)
+            self._results.add(attempt, _in_the_end(outcome, is_run_again=stuck.is_run_again))
             if stuck.kept is not None:
                 self._leave_place(stuck.kept)
             self._changed.notify_all()
@@ -321,11 +322,15 @@ class Workers:
         attempt = task.attempt
         with self._changed:
             if task.late:
-                self._results.add(attempt, task.late[0])
+                self._results.add(attempt, _in_the_end(task.late[0], is_run_again=_is_run_again(task)))
                 return False
             keeps_its_place = len(self._stuck) >= self._limit
             self._stuck[attempt.id] = _Stuck(
-                attempt, outcome.seconds, self._clock.monotonic(), task if keeps_its_place else None
+                attempt,
+                outcome.seconds,
+                self._clock.monotonic(),
+                task if keeps_its_place else None,
+                _is_run_again(task),
             )
             # Under the lock, so that it cannot follow, and replace, the result that says it has returned.
             self._results.add(attempt, outcome)
@@ -364,8 +369,7 @@ class Workers:
         else:
             events.emit("run_started", **names(attempt), kind=attempt.kind, delay_seconds=self._delay_seconds(attempt))
             outcome = self._executed(task)
-        if outcome.state is State.CANCELLED and _is_run_again(task):
-            outcome = replace(outcome, retry_seconds=0.0)
+        outcome = _in_the_end(outcome, is_run_again=_is_run_again(task))
         tell_end(events, attempt, outcome)
         return outcome
 
@@ -406,3 +410,7 @@ def _is_run_again(task: _Task) -> bool:
     spec = task.spec
     stopped_with_us = task.stopping.is_set() and task.stopping.reason == REPLICA_ENDS
     return stopped_with_us and spec.on_crash is OnCrash.RERUN and task.attempt.attempt < spec.starts_limit
+
+
+def _in_the_end(outcome: Outcome, *, is_run_again: bool) -> Outcome:
+    return replace(outcome, retry_seconds=0.0) if is_run_again and outcome.state is State.CANCELLED else outcome

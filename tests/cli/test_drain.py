@@ -194,6 +194,17 @@ def test_threads_that_a_job_has_started_do_not_hold_up_the_end(
     assert replica.events("service_stopped")
 
 
+def test_a_thread_that_a_module_has_started_does_not_hold_up_the_end_of_a_command(
+    process: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    module = f"{FOR_EVER}\nimport threading\nthreading.Thread(target=for_ever).start()\ndef main(): pass\n"
+    (tmp_path / "jobs" / "endless.py").write_text(module)
+    (tmp_path / "config.yaml").write_text(ENDLESS.format(url="sqlite:///scheduler.db", grace="1s"))
+    process("check", folder=tmp_path)
+    begun(tmp_path)
+
+
 @pytest.mark.parametrize(("what", "signals", "code"), [("database", 1, 0), ("parts", 2, 1)])
 def test_a_start_that_hangs_ends_with_the_first_signal_and_whatever_it_does_with_the_second(
     tmp_path: Path, what: str, signals: int, code: int

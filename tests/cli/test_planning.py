@@ -292,6 +292,7 @@ def test_what_nobody_foresaw_is_our_fault_and_says_so(
         raise RuntimeError("unforeseen")
 
     monkeypatch.setattr(commands, "main", break_down)
+    monkeypatch.setattr("scheduler_service.cli._end_soon", lambda _: None)  # this process goes on
     with pytest.raises(SystemExit) as stopped:
         main(["status"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -481,11 +482,14 @@ def test_what_waits_of_a_job_that_stays_away_is_cancelled_while_the_leader_goes_
     world.leave_waiting("only", MINUTE, kind="manual")
     successor = World(database, OTHER)
     successor.configure(job("a"))
-    successor.elect(3)
+    lease = successor.elect(3)
     successor.step_all()
-    assert world.runs() == [("waiting", "requested")]
     away(world, "only")
     successor.clock.added += 61
+    successor.step_all()
+    assert world.runs() == [("waiting", "requested")], "nobody led for so long, or a leader that has it"
+    successor.leadership.lease = replace(lease, acquired_at=lease.acquired_at - 11 * MINUTE)
+    successor.clock.added += 601
     successor.step_all()
     assert world.runs() == [("cancelled", None)]
     assert [event.fields["jobs"] for event in successor.told if event.name == "runs_cancelled"] == ["only"]
@@ -493,6 +497,9 @@ def test_what_waits_of_a_job_that_stays_away_is_cancelled_while_the_leader_goes_
 
 def test_what_an_edit_finds_to_have_been_away_for_long_is_told_of(world: World) -> None:
     world.adopt(job("a"), job("only"), back=timedelta(0))
+    lease = world.leadership.lease
+    assert lease is not None
+    world.leadership.lease = replace(lease, acquired_at=lease.acquired_at - 11 * MINUTE)
     world.step_all()
     world.leave_waiting("only", MINUTE, kind="manual")
     world.dispatcher.configure([job("a")])
@@ -1006,7 +1013,8 @@ def test_what_is_cancelled_with_its_job_is_told_with_it_and_why(world: World) ->
     away(world, "gone")
     world.told.clear()
     world.configure(job("a"), job("off", enabled=False), job("off-too", enabled=False))
-    world.elect(3)
+    lease = world.elect(3)
+    world.leadership.lease = replace(lease, acquired_at=lease.acquired_at - 11 * MINUTE)
     world.step_all()
     told = [event.fields for event in world.told if event.name == "runs_cancelled"]
     assert told == [

@@ -128,7 +128,8 @@ def test_waiting_runs_of_a_job_that_is_gone_are_cancelled(world: World, kind: st
     world.execute(update(run).values(kind=kind))
     world.ledger.adopt(world.lease, specs("b"))
     age(world, "a", timedelta(minutes=11))
-    adopted = world.ledger.adopt(world.lease, specs("b"))
+    lease = replace(world.lease, acquired_at=world.lease.acquired_at - timedelta(minutes=11))
+    adopted = world.ledger.adopt(lease, specs("b"))
     assert adopted is not None
     assert adopted.cancelled == {"a": 1}
     row = world.row(run, id=waiting.id)

@@ -203,6 +203,25 @@ def test_ticks_that_are_settled_in_parts_do_not_refuse_each_other(
     assert (states.count("running"), states.count("waiting")) == (1, len(states) - 1)
 
 
+def test_nor_do_they_if_the_answer_to_the_first_part_is_lost_in_the_middle_of_a_term(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.adopt(job(every=timedelta(seconds=1), catch_up=CatchUp.ALL, misfire_grace=HOUR), back=2 * BRIEF)
+    world.step_all()
+    while world.pool.taken:
+        world.finish()
+        world.step_all()
+    settled = world.execute(select(job_state.c.settled_until))[0][0]
+    wait_until(lambda: world.now() > settled + 5 * BRIEF)
+    monkeypatch.setattr("scheduler_service.dispatcher.JOB_ROWS", 2)
+    world.cut.cuts["settle"] = "reply"
+    until = world.now()
+    world.dispatcher.due("a", until)
+    world.step_all()
+    states = [one.state for one in world.execute(select(run).where(run.c.scheduled_at.between(settled, until)))]
+    assert (states.count("running"), states.count("waiting")) == (1, len(states) - 1)
+
+
 def test_what_a_former_leader_left_waiting_is_decided_when_the_pause_is_over(world: World) -> None:
     """It was decided, and its job settled and paused, before that leader ended."""
     world.adopt(job(catch_up_window=HOUR, misfire_grace=BRIEF), back=2 * HOUR)
@@ -213,9 +232,10 @@ def test_what_a_former_leader_left_waiting_is_decided_when_the_pause_is_over(wor
     assert world.runs()[0] == ("missed", "window")
 
 
+@pytest.mark.parametrize("later", [60.0, 1.5], ids=["all is settled", "what waits is read"])
 @pytest.mark.parametrize(("window", "starts"), [(5 * HOUR, True), (BRIEF, False)], ids=["fresh", "stale"])
 def test_what_a_former_leader_left_waiting_waits_for_the_end_of_a_pause_and_starts_unless_it_is_stale_then(
-    world: World, window: timedelta, starts: bool
+    world: World, window: timedelta, starts: bool, later: float
 ) -> None:
     world.adopt(job(catch_up_window=window, misfire_grace=BRIEF), back=BRIEF)
     world.leave_waiting("a", 3 * HOUR)
@@ -223,7 +243,7 @@ def test_what_a_former_leader_left_waiting_waits_for_the_end_of_a_pause_and_star
     world.step_all()
     assert world.runs()[0] == ("waiting", "queued"), "the pause goes on"
     world.execute(update(job_state).values(paused_until=world.now()))
-    world.clock.added += 60.0
+    world.clock.added += later
     world.step_all()
     assert world.runs()[0] == (("running", None) if starts else ("missed", "window"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import pytest
 from scheduler_service.clock import BootClock, DatabaseTime
 from scheduler_service.context import Stopping
 from scheduler_service.ledger import Finished
-from scheduler_service.model import Attempt, JobSpec, Outcome, State
+from scheduler_service.model import Attempt, JobSpec, OnCrash, Outcome, State
 from scheduler_service.results import Results
-from scheduler_service.workers import Workers
+from scheduler_service.workers import REPLICA_ENDS, Workers
 from tests.runner.conftest import Bench, a_job, an_attempt
 from tests.waiting import wait_until
 
@@ -215,3 +216,25 @@ def test_a_function_that_returns_just_after_it_was_given_up_is_recorded_once_and
     wait_until(lambda: pool.workers.free_count == 1)
     assert pool.workers.stuck_count == 0
     assert "thread_stuck" not in pool.told.names()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it is given up", "after it was"])
+def test_what_ends_with_its_replica_is_run_again_also_if_its_function_returns_at_last(bench: Bench, late: bool):
+    pool = Pool(bench, threads=1)
+    first = Outcome(State.CANCELLED, 0.4, "stopped; it has not returned", returned=False)
+    given: list[Attempt] = []
+
+    def run(attempt: Attempt, spec: JobSpec, stop: threading.Event) -> Outcome:
+        given.append(attempt)
+        pool.workers.stop_run(attempt.id, REPLICA_ENDS)
+        if not late:
+            pool.workers.returned(attempt, replace(first, returned=True))
+        return first
+
+    pool.workers._run = run
+    pool.submit(1, a_job(run="tidy:main", on_crash=OnCrash.RERUN))
+    if late:
+        wait_until(lambda: pool.workers.stuck_count == 1)
+        pool.workers.returned(given[0], replace(first, returned=True))
+    wait_until(lambda: (1, True) in pool.written)
+    assert pool.outcomes[1].retry_seconds == 0.0

@@ -102,6 +102,12 @@ def test_what_the_drivers_know_may_stand_in_the_url(url: str) -> None:
     assert Database(url).safe_url.startswith(url.partition("?")[0])
 
 
+def test_a_password_without_its_host_is_not_taken_for_a_port_and_shown() -> None:
+    with pytest.raises(StoreRefused, match="what follows the host") as refused:
+        Database("postgresql://bob:20240117/db")
+    assert "20240117" not in str(refused.value)
+
+
 def test_an_at_sign_that_is_no_password_s_may_stand_in_the_url() -> None:
     assert Database("postgresql://u@server:p@h/d").safe_url == "postgresql://u%40server:***@h/d"
     assert Database("sqlite:///u@h/x@y.db").safe_url == "sqlite:///u%40h/x%40y.db"
