@@ -31,6 +31,7 @@ PRUNE_SECONDS = 20.0
 PRUNE_SOON_SECONDS = 1.0  # while there is more
 PRUNE_ROWS = 500
 PRUNE_JOBS = 25  # visited at once,
+LIST_SECONDS = 300.0  # how old the list of the jobs to visit may be
 BUSY_JOBS = 5  # and so many of them because their last visit left rows: others have their turn beside them
 RETRY_SECONDS = 1.0
 SAMPLE_JOBS = 100  # so many of our jobs are looked for where another replica has another configuration
@@ -96,6 +97,8 @@ class Housekeeping:
         self._drifting: dict[str, str] = {}
         self._pruned_at = clock.monotonic()
         self._pruned_term = 0
+        self._jobs: list[str] = []  # those that have a history
+        self._listed_at = clock.monotonic() - LIST_SECONDS
         self._to_prune: list[str] = []  # the jobs to be visited next
         self._behind = False  # there is more to prune
         self._outage = Outage(events, "housekeeping", clock)
@@ -241,6 +244,7 @@ class Housekeeping:
         self._pruned_at, self._behind = now, False
         if lease.term != self._pruned_term:
             self._pruned_term, self._to_prune = lease.term, []
+            self._listed_at = now - LIST_SECONDS
         try:
             jobs = self._next_to_prune()
             pruned = self._ledger.prune(lease, jobs, self._keep_for, self._keep_runs, PRUNE_ROWS)
@@ -263,7 +267,10 @@ class Housekeeping:
         if len(self._to_prune) < PRUNE_JOBS:
             # In another order each time: who comes first, when leaders change often, and who last, when there is
             # more to remove than one statement may.
-            others = [job_id for job_id in self._ledger.job_ids() if job_id not in self._to_prune]
+            now = self._clock.monotonic()
+            if now - self._listed_at >= LIST_SECONDS:
+                self._jobs, self._listed_at = self._ledger.job_ids(), now
+            others = [job_id for job_id in self._jobs if job_id not in self._to_prune]
             random.shuffle(others)
             self._to_prune += others
         jobs, self._to_prune = self._to_prune[:PRUNE_JOBS], self._to_prune[PRUNE_JOBS:]
