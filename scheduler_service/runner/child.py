@@ -47,6 +47,7 @@ class SignalledStopping(Stopping):
     def __init__(self, board: Board) -> None:
         super().__init__()
         self._board = board
+        self._process_id = os.getpid()
         self._asked = False
         self._interruptible = False
 
@@ -60,6 +61,12 @@ class SignalledStopping(Stopping):
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # as handlers are called
         """Ask to stop, and interrupt the function."""
+        if os.getpid() != self._process_id:
+            # A process that the function forked, of a pool perhaps, which counts on it that SIGTERM ends it: an
+            # exception may come where it is ignored, as just after the fork.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         if not self.is_set():
             self.reason = self._board.reason() or f"it got {signal.Signals(number).name}"
             self._asked = True

@@ -405,6 +405,28 @@ def test_threads_that_are_no_daemons_and_exit_handlers_have_their_time(bench: Be
     assert outcome.output == "main\nthread\nhandler\n"
 
 
+def test_what_a_function_has_forked_is_ended_by_the_signal_that_asks_the_function_to_stop(bench: Bench):
+    outcome = own(
+        bench,
+        """
+        import os, signal, time
+        def main():
+            forked = os.fork()
+            if forked == 0:
+                for _ in range(1000):
+                    try:
+                        time.sleep(0.01)
+                    except BaseException:  # as where exceptions are ignored
+                        pass
+                os._exit(0)
+            os.kill(forked, signal.SIGTERM)
+            _, status = os.waitpid(forked, 0)
+            return os.WTERMSIG(status)
+        """,
+    )
+    assert outcome.result == "15"
+
+
 def test_a_pool_of_processes_works_in_a_child(bench: Bench):
     outcome = own(
         bench,
