@@ -47,7 +47,6 @@ class SignalledStopping(Stopping):
     def __init__(self, board: Board) -> None:
         super().__init__()
         self._board = board
-        self._process_id = os.getpid()
         self._asked = False
         self._interruptible = False
 
@@ -61,12 +60,6 @@ class SignalledStopping(Stopping):
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # as handlers are called
         """Ask to stop, and interrupt the function."""
-        if os.getpid() != self._process_id:
-            # A process that the function forked, of a pool perhaps, which counts on it that SIGTERM ends it: an
-            # exception may come where it is ignored, as just after the fork.
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         if not self.is_set():
             self.reason = self._board.reason() or f"it got {signal.Signals(number).name}"
             self._asked = True
@@ -110,6 +103,7 @@ def run(orders: Channel, board: Board, channel: Channel, output: int, supervisor
         os._exit(1)
     board.put_taken()
     signal.signal(signal.SIGTERM, stopping.on_signal)
+    _end_forks_as_usual(stopping)
     orders.close()
     try:
         ending = _perform(Request.unpacked(request[1]), stopping, channel)
@@ -119,6 +113,27 @@ def run(orders: Channel, board: Board, channel: Channel, output: int, supervisor
     board.put_report(ending)
     _finish()
     os._exit(0 if ending.state is State.SUCCEEDED else 1)
+
+
+def _end_forks_as_usual(stopping: SignalledStopping) -> None:
+    """Let SIGTERM end what the function forks, of a pool perhaps, which counts on that and waits for ever otherwise.
+
+    Python forgets, just after a fork, the signals that it was told of and has not handled: so none may come then.
+    """
+    masks = threading.local()
+
+    def hold() -> None:
+        masks.former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.former)
+
+    def let_go_in_child() -> None:
+        if signal.getsignal(signal.SIGTERM) == stopping.on_signal:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        let_go()
+
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=let_go_in_child)
 
 
 def _finish() -> None:
