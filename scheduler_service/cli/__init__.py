@@ -21,7 +21,6 @@ import io
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from itertools import pairwise
@@ -116,9 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _end_soon(code: int) -> None:
     """End the process in a while if it has not ended by then: Python waits for threads that jobs left, for ever."""
+    never = _thread.allocate_lock()
+    never.acquire()
 
     def end() -> None:
-        time.sleep(EXIT_SECONDS)
+        never.acquire(timeout=EXIT_SECONDS)  # on the boot clock, whatever becomes of the wall clock meanwhile
         os._exit(code)
 
     _thread.start_new_thread(end, ())  # not by `threading`, which knows that the end has come
