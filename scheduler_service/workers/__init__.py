@@ -74,11 +74,10 @@ class _Task:
 class _Stuck:
     """A function that is over its time-out and has not returned."""
 
-    attempt: Attempt
+    task: _Task
     ran_seconds: float  # until it was given up
     since: float  # when that was, on the boot clock
-    kept: _Task | None  # whose place it keeps
-    is_run_again: bool  # by another replica, as this one ends
+    keeps_its_place: bool
 
 
 def _nobody() -> None:
@@ -175,7 +174,7 @@ class Workers:
     def stuck(self) -> tuple[Attempt, ...]:
         """Return the attempts whose functions are over their time-out and have not returned, oldest first."""
         with self._changed:
-            return tuple(one.attempt for one in self._stuck.values())
+            return tuple(one.task.attempt for one in self._stuck.values())
 
     def submit(self, attempt: Attempt, spec: JobSpec, weight: int = AHEAD) -> None:
         """Run `attempt` in a worker; ValueError if there is no room, or if it was taken already.
@@ -250,9 +249,9 @@ class Workers:
                 self._tasks[attempt.id].late.append(outcome)
                 return
             stuck = self._stuck.pop(attempt.id)
-            self._results.add(attempt, _in_the_end(outcome, is_run_again=stuck.is_run_again))
-            if stuck.kept is not None:
-                self._leave_place(stuck.kept)
+            self._results.add(attempt, _in_the_end(stuck.task, outcome))
+            if stuck.keeps_its_place:
+                self._leave_place(stuck.task)
             self._changed.notify_all()
         self._events.bind(term=attempt.term).emit(
             "thread_returned",
@@ -322,16 +321,10 @@ class Workers:
         attempt = task.attempt
         with self._changed:
             if task.late:
-                self._results.add(attempt, _in_the_end(task.late[0], is_run_again=_is_run_again(task)))
+                self._results.add(attempt, _in_the_end(task, task.late[0]))
                 return False
             keeps_its_place = len(self._stuck) >= self._limit
-            self._stuck[attempt.id] = _Stuck(
-                attempt,
-                outcome.seconds,
-                self._clock.monotonic(),
-                task if keeps_its_place else None,
-                _is_run_again(task),
-            )
+            self._stuck[attempt.id] = _Stuck(task, outcome.seconds, self._clock.monotonic(), keeps_its_place)
             # Under the lock, so that it cannot follow, and replace, the result that says it has returned.
             self._results.add(attempt, outcome)
             self._events.bind(term=attempt.term).emit(
@@ -369,7 +362,7 @@ class Workers:
         else:
             events.emit("run_started", **names(attempt), kind=attempt.kind, delay_seconds=self._delay_seconds(attempt))
             outcome = self._executed(task)
-        outcome = _in_the_end(outcome, is_run_again=_is_run_again(task))
+        outcome = _in_the_end(task, outcome)
         tell_end(events, attempt, outcome)
         return outcome
 
@@ -405,12 +398,10 @@ class Workers:
         return max(0.0, (now - attempt.due_at).total_seconds())
 
 
-def _is_run_again(task: _Task) -> bool:
-    """Whether a run that was stopped with its replica is run by another, as it would be had it not stopped."""
+def _in_the_end(task: _Task, outcome: Outcome) -> Outcome:
+    """Let a run that was stopped with its replica be run by another, as it would be had it not stopped."""
     spec = task.spec
-    stopped_with_us = task.stopping.is_set() and task.stopping.reason == REPLICA_ENDS
-    return stopped_with_us and spec.on_crash is OnCrash.RERUN and task.attempt.attempt < spec.starts_limit
-
-
-def _in_the_end(outcome: Outcome, *, is_run_again: bool) -> Outcome:
-    return replace(outcome, retry_seconds=0.0) if is_run_again and outcome.state is State.CANCELLED else outcome
+    stopped_with_us = outcome.state is State.CANCELLED and task.stopping.reason == REPLICA_ENDS
+    if stopped_with_us and spec.on_crash is OnCrash.RERUN and task.attempt.attempt < spec.starts_limit:
+        return replace(outcome, retry_seconds=0.0)
+    return outcome
