@@ -41,13 +41,13 @@ class Ticking:
     async def _tick(self) -> None:
         while True:
             self.count += 1
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
     async def further(self, ticks: int) -> None:
         """Wait until the loop has come round so many times more."""
         reached = self.count + ticks
         while self.count < reached:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 def threads() -> list[str]:
@@ -95,14 +95,14 @@ def test_starting_and_stopping_hold_no_loop_up_though_the_database_hangs(migrate
             relay.stall()
             elector = Elector(relay.url, events=heard.events, **IMPATIENT)
             entering = asyncio.create_task(elector.__aenter__())
-            await ticking.further(1000)
+            await ticking.further(300)
             assert entering.done()
             assert await elector.wait_elected_async(0.05) is None
             relay.heal()
             assert await elector.wait_elected_async(PATIENCE_SECONDS) is not None
             relay.stall()
             leaving = asyncio.create_task(elector.__aexit__())
-            await ticking.further(1000)
+            await ticking.further(300)
             assert not elector.is_leader()
             assert not leaving.done()  # it goes on asking the database to take the lease back
             await asyncio.wait_for(leaving, PATIENCE_SECONDS)

@@ -27,7 +27,7 @@ SHORT, LONG = 4, 150  # requests of each kind to each operation
 LIMIT_SECONDS = 3600
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["postgresql", pytest.param("sqlite", marks=pytest.mark.long)])
 def replica(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Replica]:
     """A replica that leads and runs jobs."""
     name = "migrated_postgres_url" if request.param == "postgresql" else "sqlite_url"

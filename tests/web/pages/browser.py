@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # imported where a browser is opened: it takes a second, in e
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 LIMIT_SECONDS = 60.0
+POLL_SECONDS = 0.15  # each look takes browser, driver and test some milliseconds
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -85,7 +86,7 @@ class Browser:
         from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.wait import WebDriverWait
 
-        waiting = WebDriverWait(self.driver, LIMIT_SECONDS, 0.05, [StaleElementReferenceException])
+        waiting = WebDriverWait(self.driver, LIMIT_SECONDS, POLL_SECONDS, [StaleElementReferenceException])
         return waiting.until(lambda _: condition(), f"not within {LIMIT_SECONDS:g} s: {what}")
 
     def wait_for_text(self, selector: str, text: str) -> None:
