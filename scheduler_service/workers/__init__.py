@@ -124,7 +124,7 @@ class Workers:
         self._events = events
         self._clock = clock
         self._on_crash = on_crash
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # a writer may say at once that it is done
         self._tasks: dict[int, _Task] = {}  # by attempt id: taken, and not durably recorded
         self._stuck: dict[int, _Stuck] = {}  # by attempt id
         self._room = Room(threads, clock)
@@ -149,7 +149,7 @@ class Workers:
         None while half of what may be taken ahead still waits, so that what is started is started in few and
         large batches.
         """
-        with self._changed:
+        with self._lock:
             return self._free_room()
 
     def weight(self, spec: JobSpec) -> int:
@@ -173,7 +173,7 @@ class Workers:
 
     def stuck(self) -> tuple[Attempt, ...]:
         """Return the attempts whose functions are over their time-out and have not returned, oldest first."""
-        with self._changed:
+        with self._lock:
             return tuple(one.task.attempt for one in self._stuck.values())
 
     def submit(self, attempt: Attempt, spec: JobSpec, weight: int = AHEAD) -> None:
@@ -184,7 +184,7 @@ class Workers:
         again.  Housekeeping gives back what is open under our name and not registered.
         """
         own_process, now = needs_process(spec), self._clock.monotonic()
-        with self._changed:
+        with self._lock:
             if not self._room.has(weight) or len(self._tasks) >= self._limit + UNWRITTEN_LIMIT:
                 raise ValueError(f"no worker is free for attempt {attempt.id}: ask for room before starting")
             if own_process and self._busy_process_count >= self._process_limit:
@@ -205,7 +205,7 @@ class Workers:
     def give_back(self) -> list[Attempt]:
         """Forget attempts that were taken ahead and that nobody has begun for a while; return them."""
         before = self._clock.monotonic() - HELD_SECONDS
-        with self._changed:
+        with self._lock:
             if not self._room.waiting_count:
                 return []
             waiting = []
@@ -226,25 +226,25 @@ class Workers:
 
     def registry(self) -> dict[int, Attempt]:
         """Return every attempt that was taken and is not durably recorded yet, by its id."""
-        with self._changed:
+        with self._lock:
             return {attempt_id: task.attempt for attempt_id, task in self._tasks.items()}
 
     def spec_of(self, attempt_id: int) -> JobSpec | None:
         """Return the job as it was when one of our attempts was started; the configuration may have changed since."""
-        with self._changed:
+        with self._lock:
             task = self._tasks.get(attempt_id)
         return None if task is None else task.spec
 
     def stop_run(self, attempt_id: int, reason: str) -> None:
         """Ask an attempt to stop, if it is ours; `reason` is for a person."""
-        with self._changed:
+        with self._lock:
             task = self._tasks.get(attempt_id)
         if task is not None:
             task.stopping.request(reason)
 
     def returned(self, attempt: Attempt, outcome: Outcome) -> None:
         """Learn that a function returned that `run` said had not; `outcome` says everything anew."""
-        with self._changed:
+        with self._lock:
             if attempt.id not in self._stuck:  # `run` has not yet said so
                 self._tasks[attempt.id].late.append(outcome)
                 return
@@ -252,7 +252,6 @@ class Workers:
             self._results.add(attempt, _in_the_end(stuck.task, outcome))
             if stuck.keeps_its_place:
                 self._leave_place(stuck.task)
-            self._changed.notify_all()
         self._events.bind(term=attempt.term).emit(
             "thread_returned",
             job=attempt.job_id,
@@ -261,13 +260,6 @@ class Workers:
             seconds=stuck.ran_seconds + max(0.0, self._clock.monotonic() - stuck.since),
         )
         self.on_free()
-
-    def drain(self, deadline: float) -> bool:
-        """Wait until everything taken is recorded, at most until `deadline` on the boot clock; return whether it is."""
-        with self._changed:
-            while self._tasks and (left := deadline - self._clock.monotonic()) > 0:
-                self._changed.wait(min(left, 0.5))
-            return not self._tasks
 
     # --- the threads
 
@@ -288,7 +280,7 @@ class Workers:
             self._on_crash(name, error)
 
     def _work(self, task: _Task) -> None:
-        with self._changed:
+        with self._lock:
             self._room.begin(task.attempt.id, task.weight)
         outcome = self._perform(task)
         keeps_its_place = False
@@ -296,14 +288,13 @@ class Workers:
             self._results.add(task.attempt, outcome, awaited=task.spec.overlap is Overlap.QUEUE)
         elif outcome is not None:
             keeps_its_place = self._leave(task, outcome)
-        with self._changed:
+        with self._lock:
             if outcome is not None:
                 self._room.note(task.spec.id, outcome.seconds if outcome.returned else None)
             if not keeps_its_place:
                 self._leave_place(task)
             if outcome is None:
                 del self._tasks[task.attempt.id]
-                self._changed.notify_all()
             room = self._free_room()
         if room:
             self.on_free()
@@ -319,7 +310,7 @@ class Workers:
     def _leave(self, task: _Task, outcome: Outcome) -> bool:
         """Record a function that has not returned; return whether it keeps its worker's place."""
         attempt = task.attempt
-        with self._changed:
+        with self._lock:
             if task.late:
                 self._results.add(attempt, _in_the_end(task, task.late[0]))
                 return False
@@ -338,10 +329,9 @@ class Workers:
         return keeps_its_place
 
     def _written(self, attempts: Sequence[Attempt]) -> None:
-        with self._changed:
+        with self._lock:
             for attempt in attempts:
                 self._tasks.pop(attempt.id, None)
-            self._changed.notify_all()
         self.on_free()  # a slot may be free
 
     def _perform(self, task: _Task) -> Outcome | None:

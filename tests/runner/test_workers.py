@@ -185,7 +185,7 @@ def test_threads_start_when_they_are_needed_and_no_more_than_allowed():
     wait_until(lambda: len(world.jobs.begun) == 6)
     assert world.jobs.threads == {"worker-1", "worker-2", "worker-3"}
     world.jobs.let_all_go()
-    assert world.workers.drain(world.clock.now + 10)
+    wait_until(lambda: not world.workers.registry())
 
 
 def test_nothing_is_taken_beyond_the_workers_there_are():
@@ -380,28 +380,17 @@ def test_what_was_marked_lost_before_it_began_is_left_as_the_ledger_closed_it():
     assert 1 not in world.writer.taken
 
 
-# --- drain
+# --- the register
 
 
-def test_drain_waits_until_everything_is_recorded():
+def test_an_attempt_is_registered_until_its_result_is_recorded():
     world = World(at_once=False)
     world.submit(1)
-    drained: list[bool] = []
-    waiting = threading.Thread(target=lambda: drained.append(world.workers.drain(world.clock.now + 1)))
-    waiting.start()
     world.jobs.let_go(1)
-    wait_until(lambda: world.writer.taken)
-    assert drained == []
+    world.ended()
+    assert list(world.workers.registry()) == [1]
     world.writer.write(1)
-    waiting.join(PATIENCE_SECONDS)
-    assert drained == [True]
-
-
-def test_drain_gives_up_at_its_deadline():
-    world = World()
-    world.submit(1)
-    assert not world.workers.drain(world.clock.now)
-    world.jobs.let_all_go()
+    assert not world.workers.registry()
 
 
 def test_many_attempts_at_once_are_each_run_once():
