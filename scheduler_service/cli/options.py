@@ -115,10 +115,8 @@ def open_place(
 
 def require_file(database: Database) -> None:
     """NoDatabase if it is an SQLite file that is not there: looking must not make one."""
-    if database.dialect == "sqlite":
-        path = database.safe_url.removeprefix("sqlite:///").partition("?")[0]
-        if not path.startswith("file:") and not Path(path).exists():
-            raise NoDatabase(f"{database.safe_url}: there is no such file; a replica makes it when it starts")
+    if database.file is not None and not database.file.exists():
+        raise NoDatabase(f"{database.safe_url}: there is no such file; a replica makes it when it starts")
 
 
 def moment(text: str, timezone: str, now: datetime | None = None) -> datetime:

@@ -126,7 +126,9 @@ def _absolute(url: str, folder: Path) -> str:
     scheme, _, file = url.partition(":///")
     if not scheme.startswith("sqlite") or not file or file.startswith(("/", "file:")):
         return url
-    return f"{scheme}:///{folder / file}"
+    # What reads the URL takes % for the beginning of a letter, and ? for the end of the path.
+    written = str(folder).replace("%", "%25").replace("?", "%3F")
+    return f"{scheme}:///{Path(written) / file}"
 
 
 def _hash(main: Source, further: Sequence[Source]) -> str:

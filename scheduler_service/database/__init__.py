@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, StaticPool, create_engine, event, exc
@@ -111,7 +112,16 @@ class Database:
         """The URL for people to read, its passwords hidden."""
         hidden = {name: "***" for name in SECRET_OPTIONS if name in self._url.query}
         url = self._url.set(drivername=self.dialect).update_query_dict(hidden)
+        if self.file is not None:
+            # Only what a URL cannot hold is escaped: people look for the path as they know it.
+            path = str(self.file).replace("%", "%25").replace("?", "%3F")
+            return url.set(database="").render_as_string().replace("///", f"///{path}", 1)
         return url.render_as_string(hide_password=True).replace("%2A", "*")
+
+    @property
+    def file(self) -> Path | None:
+        """The file of SQLite; None on PostgreSQL, and of a database in memory."""
+        return Path(self._url.database) if self.dialect == "sqlite" and self._url.database else None
 
     @property
     def schema_or_none(self) -> str | None:

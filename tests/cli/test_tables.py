@@ -6,7 +6,9 @@ import sqlite3
 from pathlib import Path
 
 import psycopg
+import pytest
 
+from scheduler_service.tables import HEAD
 from tests.cli.conftest import Command
 
 
@@ -46,6 +48,25 @@ def test_looking_at_a_file_that_is_not_there_makes_none(command: Command, tmp_pa
         answered = command(*name, "--database", f"sqlite:///{tmp_path / 'none.db'}", exit_code=69)
         assert "there is no such file" in answered.err
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b", "a b", "ü", "#(@:+&=", "50%"])
+def test_a_file_is_found_whatever_its_folder_is_called(command: Command, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    config, file = folder / "config.yaml", folder / "scheduler.db"
+    config.write_text("version: 1\njobs: {}\n")
+
+    assert command("db", "upgrade", "-c", config).code == 0
+    assert (list(tmp_path.iterdir()), file.exists()) == ([folder], True)
+    assert command("db", "check", "-c", config).out.endswith(f": as expected, revision {HEAD}\n")
+    assert "no replica has signed in" in command("status", "-c", config, exit_code=1).out
+    file.unlink()
+    refused = command("status", "-c", config, exit_code=69).err
+    assert refused.endswith(": there is no such file; a replica makes it when it starts\n")
+    named = refused.removeprefix("error: ").partition(": there is")[0]
+    assert command("db", "upgrade", "--database", named).out.startswith(f"{named}: brought from nothing")
+    assert file.exists()
 
 
 def test_the_sql_makes_the_same_tables(command: Command, tmp_path: Path) -> None:

@@ -110,7 +110,14 @@ def test_a_password_without_its_host_is_not_taken_for_a_port_and_shown() -> None
 
 def test_an_at_sign_that_is_no_password_s_may_stand_in_the_url() -> None:
     assert Database("postgresql://u@server:p@h/d").safe_url == "postgresql://u%40server:***@h/d"
-    assert Database("sqlite:///u@h/x@y.db").safe_url == "sqlite:///u%40h/x%40y.db"
+    assert Database("sqlite:///u@h/x@y.db").safe_url == "sqlite:///u@h/x@y.db"
+
+
+def test_a_file_is_shown_as_people_know_it() -> None:
+    database = Database("sqlite:////data/é #(/50%25 what%3F.db?timeout=5")
+    assert database.file == Path("/data/é #(/50% what?.db")
+    assert database.safe_url == "sqlite:////data/é #(/50%25 what%3F.db?timeout=5"  # read again, the same file
+    assert Database("postgresql://h/d").file is None
 
 
 @pytest.mark.parametrize("schema", ["", "a.b", 'a"b', "a%b", "1a", "-a", "pg_mine", "a" * 64, "a b", "ä"])
