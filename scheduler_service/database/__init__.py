@@ -115,7 +115,8 @@ class Database:
         if self.file is not None:
             # Only what a URL cannot hold is escaped: people look for the path as they know it.
             path = str(self.file).replace("%", "%25").replace("?", "%3F")
-            return url.set(database="").render_as_string().replace("///", f"///{path}", 1)
+            shown = path.encode("utf-8", "backslashreplace").decode()  # a name need not be UTF-8
+            return url.set(database="").render_as_string().replace("///", f"///{shown}", 1)
         return url.render_as_string(hide_password=True).replace("%2A", "*")
 
     @property

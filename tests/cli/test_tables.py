@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -67,6 +68,19 @@ def test_a_file_is_found_whatever_its_folder_is_called(command: Command, tmp_pat
     named = refused.removeprefix("error: ").partition(": there is")[0]
     assert command("db", "upgrade", "--database", named).out.startswith(f"{named}: brought from nothing")
     assert file.exists()
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_one_like_any_other(command: Command, tmp_path: Path) -> None:
+    config = tmp_path / os.fsdecode(b"\xfed") / "config.yaml"
+    config.parent.mkdir()
+    config.write_text("version: 1\njobs: {}\n")
+    shown = rf"sqlite:///{tmp_path}/\udcfed/scheduler.db"
+
+    assert "there is no such file" in command("status", "-c", config, exit_code=69).err
+    assert command("db", "upgrade", "-c", config).out == f"{shown}: brought from nothing to revision {HEAD}\n"
+    assert (config.parent / "scheduler.db").exists()
+    assert command("db", "check", "-c", config).out == f"{shown}: as expected, revision {HEAD}\n"
+    assert "no replica has signed in" in command("status", "-c", config, exit_code=1).out
 
 
 def test_the_sql_makes_the_same_tables(command: Command, tmp_path: Path) -> None:
