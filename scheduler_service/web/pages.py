@@ -28,7 +28,8 @@ from scheduler_service.database import StoreUnavailable
 from scheduler_service.ledger.history import Chosen, JobRow, why
 from scheduler_service.ledger.history.pages import JOBS_SHOWN, Show, Wanted
 from scheduler_service.model import JobSpec, Kind
-from scheduler_service.schedule import ScheduleError, due_at, zone
+from scheduler_service.moments import MomentError, read_moment
+from scheduler_service.schedule import ScheduleError, due_at
 from scheduler_service.watch import Unsettled
 from scheduler_service.web import drawing, watching
 from scheduler_service.web.attention import concerns
@@ -373,12 +374,9 @@ def _moment(text: str, timezone: str) -> tuple[datetime | None, str | None]:
     if not text.strip():
         return None, None
     try:
-        moment = datetime.fromisoformat(text.strip()[:64])
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=zone(timezone))
-        return moment.astimezone(UTC), None
-    except (ValueError, OverflowError):
-        return None, f"‘{text[:64]}’ is not a time: write, for example, 2026-01-31 02:30 or 2026-01-31T02:30:00Z"
+        return read_moment(text[:64], timezone), None
+    except MomentError as error:
+        return None, str(error)
 
 
 def _static_files() -> dict[str, bytes]:

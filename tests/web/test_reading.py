@@ -182,6 +182,23 @@ def test_why_refuses_what_is_no_time(sqlite_story: Story, sqlite_site: Site, at:
     assert answer.document["detail"].startswith("at: ")
 
 
+@pytest.mark.parametrize("at", ["yesterday", "9999-12-31T23:30:00Z", "3000-01-01", "0001-01-01T00:00", "%00"])
+def test_the_page_of_a_tick_refuses_what_the_api_does(sqlite_story: Story, sqlite_site: Site, at: str) -> None:
+    sqlite_story.job("early", "0 9 * * *", "Asia/Tokyo")
+    page = sqlite_site.get(f"/jobs/early/why?at={at}")
+    assert page.status == 400
+    assert b"is not a time" in page.body or b"is out of range" in page.body
+    assert sqlite_site.get(f"/api/v1/jobs/early/why?at={at}").status == 422
+
+
+@pytest.mark.parametrize("at", ["1970-01-01", "2999-12-31T23:59:59"])
+def test_the_page_of_a_tick_shows_the_first_and_the_last_that_can_be_asked_for(
+    sqlite_story: Story, sqlite_site: Site, at: str
+) -> None:
+    sqlite_story.job("early", "0 9 * * *", "Asia/Tokyo")
+    assert sqlite_site.get(f"/jobs/early/why?at={at}").status == 200
+
+
 @pytest.mark.parametrize(
     ("query", "count"),
     [
