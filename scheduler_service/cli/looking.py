@@ -136,13 +136,14 @@ def why_command(
 ) -> None:
     """Say what was decided for the tick of JOB at TIME, by whom, and why.
 
-    TIME is ISO 8601; without an offset it is in the job's zone.
+    TIME is ISO 8601; without an offset it is in the job's zone, or in the service's for a job without cron: UTC with
+    --database, where no configuration says it.
     """
-    with open_history(config_path, database_url, schema, lock_id) as (history, _):
+    with open_history(config_path, database_url, schema, lock_id) as (history, place):
         row = history.job(job)
         if row is None:
             raise unknown_job(job, history.job_ids())
-        answer = why(history, row, moment(time, row.timezone))
+        answer = why(history, row, moment(time, row.zone(place.timezone)))
     if as_json:
         write_json(documents.answer_document(answer))
     else:

@@ -55,7 +55,8 @@ def pause_command(
     """Let no run of JOB start from now on; what runs goes on.
 
     The ticks that come meanwhile are recorded as skipped.  Pausing a paused job changes until when and why.
-    TIME is ISO 8601; without an offset it is in the job's zone.
+    TIME is ISO 8601; without an offset it is in the job's zone, or in the service's for a job without cron: UTC with
+    --database, where no configuration says it.
     """
     name = asker(by)
     why = checked_text("--reason", reason) if reason is not None else None
@@ -65,7 +66,7 @@ def pause_command(
             row = history.job(job)
             if row is None:
                 raise unknown_job(job, history.job_ids())
-            end = moment(until, row.timezone)
+            end = moment(until, row.zone(place.timezone))
         requests = Requests(place.database, place.lock_id)
         deadline = time.monotonic() + SETTLED_WITHIN_SECONDS
         answer = requests.pause(job, by=name, until=end, reason=why)

@@ -244,6 +244,7 @@ class _Pages:
             leader=standing.leader,
             line=self._job_line(job, tuple(reversed(shown)), late, standing.now),
             job=job,
+            zone=job.zone(view.timezone),
             spec=self._spec(job_id),
             rows=shown,
             chart=drawing.strip(tuple(reversed(shown)), drawing.CHART_HEIGHT),
@@ -256,7 +257,8 @@ class _Pages:
         job = self._view.history.job(job_id)
         if job is None:
             return self.nothing_here(f"No leader ever had a job named {job_id}.")
-        moment, problem = _moment(at, job.timezone)
+        zone = job.zone(self._view.timezone)
+        moment, problem = _moment(at, zone)
         answer = None
         if moment is not None:
             try:
@@ -268,6 +270,7 @@ class _Pages:
             status=400 if problem else 200,
             now=self._view.history.now(),
             job=job,
+            zone=zone,
             answer=answer,
             asked=at,
             problem=problem,
@@ -284,7 +287,7 @@ class _Pages:
             now=self._view.history.now(),
             row=row,
             attempts=tuple(reversed(attempts)),
-            timezone=job.timezone if job is not None else "UTC",
+            timezone=job.zone(self._view.timezone) if job is not None else "UTC",
             tick=row.kind is not Kind.MANUAL,
         )
 
@@ -370,7 +373,7 @@ def _number(text: str, least: int, most: int) -> int:
 
 
 def _moment(text: str, timezone: str) -> tuple[datetime | None, str | None]:
-    """Return the moment that somebody asks for, in the job's zone unless it has an offset, or what is wrong."""
+    """Return the moment that somebody asks for, in `timezone` unless it has an offset, or what is wrong."""
     if not text.strip():
         return None, None
     try:

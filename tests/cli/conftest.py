@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from scheduler_service.cli import commands
 from tests import forked
+from tests.story import LOCK_ID, Story
 
 PROCESS_SECONDS = 60
 
@@ -66,6 +67,21 @@ def process() -> Command:
         return answered
 
     return call
+
+
+@pytest.fixture
+def tokyo(sqlite_story: Story, tmp_path: Path) -> list[str]:
+    """Names the story by the configuration of a service in Tokyo."""
+    config = tmp_path / "tokyo.yaml"
+    document = {
+        "version": 1,
+        "service": {"timezone": "Asia/Tokyo"},
+        "database": {"url": sqlite_story.url},
+        "election": {"lock_id": LOCK_ID},
+        "jobs": {},
+    }
+    config.write_text(json.dumps(document))  # JSON is YAML
+    return ["-c", str(config)]
 
 
 def process_environment(**others: str) -> dict[str, str]:

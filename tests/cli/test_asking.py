@@ -205,6 +205,16 @@ def test_a_pause_ends_in_the_future_and_in_the_zone_of_its_job(command: Command,
         assert len(refused.lines) == 1
 
 
+def test_a_pause_of_a_job_without_cron_ends_in_the_zone_of_the_service(
+    command: Command, sqlite_story: Story, tokyo: list[str]
+) -> None:
+    sqlite_story.job(schedule="manual")
+
+    for place, until in ((tokyo, "2999-11-30T15:00:00Z"), (sqlite_story.place, "2999-12-01T00:00:00Z")):
+        answered = command("pause", "report", "--until", "2999-12-01", *place, "--json")
+        assert answered.document["paused"]["until"] == until
+
+
 @pytest.mark.parametrize("typed", ["12", "abc", "0", "9" * 30, str(2**63), "\N{SUPERSCRIPT TWO}"])
 def test_a_run_that_there_is_not_cannot_be_cancelled(command: Command, sqlite_story: Story, typed: str) -> None:
     answered = command("cancel", typed, *sqlite_story.place, exit_code=2)

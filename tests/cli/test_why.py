@@ -348,6 +348,20 @@ def test_a_time_without_offset_is_in_the_zone_of_the_job(command: Command, sqlit
     assert (document["scheduled_at"], document["run"]) == ("2025-07-01T00:45:00Z", run_id)
 
 
+def test_a_time_of_a_job_without_cron_is_in_the_zone_of_the_service(
+    command: Command, sqlite_story: Story, tokyo: list[str]
+) -> None:
+    sqlite_story.job(schedule="every 1h")
+    sqlite_story.job("nightly", "0 2 * * *", "Europe/Berlin")
+
+    def asked(job: str, place: list[str]) -> str:
+        return str(command("why", job, "2025-07-01T02:00", *place, "--json").document["scheduled_at"])
+
+    assert asked("report", tokyo) == "2025-06-30T17:00:00Z"
+    assert asked("nightly", tokyo) == "2025-07-01T00:00:00Z"
+    assert asked("report", sqlite_story.place) == "2025-07-01T02:00:00Z"  # no configuration says the zone
+
+
 def test_why_for_people_is_a_few_plain_lines(command: Command, sqlite_story: Story) -> None:
     tick = sqlite_story.minute - timedelta(minutes=30)
     sqlite_story.job()

@@ -111,7 +111,13 @@ def received(connection: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, url: str, *, token: str | None = TOKEN, read_token: str | None = None, host: str = "127.0.0.1"
+    folder: Path,
+    url: str,
+    *,
+    token: str | None = TOKEN,
+    read_token: str | None = None,
+    host: str = "127.0.0.1",
+    timezone: str = "UTC",
 ) -> Iterator[Site]:
     """Serve a ledger."""
     path = folder / "served.yaml"
@@ -120,6 +126,7 @@ def serving(
         json.dumps(  # JSON is YAML
             {
                 "version": 1,
+                "service": {"timezone": timezone},
                 "database": {"url": url},
                 "election": {"lock_id": LOCK_ID},
                 "http": {"host": host, **{name: value for name, value in tokens.items() if value is not None}},

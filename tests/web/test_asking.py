@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from scheduler_service.moments import iso
 from tests.story import Story
-from tests.web.serving import TOKEN, Site
+from tests.web.serving import TOKEN, Site, serving
 
 TRIGGER = "/api/v1/jobs/report/trigger"
 
@@ -83,6 +84,15 @@ def test_a_job_is_paused_until_a_time_in_its_zone_and_resumed(story: Story, site
     again = site.post("/api/v1/jobs/nightly/resume").document
     assert again == {"job": "nightly", "paused": None, "resumed": False, "ended": None}
     assert site.get("/api/v1/jobs/nightly").document["paused"] is None
+
+
+def test_a_job_without_cron_is_paused_until_a_time_in_the_zone_of_the_service(
+    sqlite_story: Story, tmp_path: Path
+) -> None:
+    sqlite_story.job("asked", "manual")
+    with serving(tmp_path, sqlite_story.url, timezone="Asia/Tokyo") as site:
+        paused = site.post("/api/v1/jobs/asked/pause", {"until": "2999-12-01T09:00"})
+    assert paused.document["paused"]["until"] == "2999-12-01T00:00:00Z"
 
 
 def test_a_pause_that_no_leader_has_settled_is_to_be_asked_for_again(story: Story, site: Site) -> None:

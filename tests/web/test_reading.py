@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from scheduler_service.schedule import parse
 from scheduler_service.web.api import shapes
 from tests.story import Story
 from tests.waiting import wait_until
-from tests.web.serving import Site
+from tests.web.serving import Site, serving
 
 SCRIPT = "<script>alert('x')</script>"
 
@@ -174,6 +175,22 @@ def test_why_explains_a_tick_in_the_zone_of_its_job(story: Story, site: Site) ->
     assert site.get("/api/v1/jobs/report/why?at=2026-01-15T01:00:00%2B01:00").document["decision"] == "not_accountable"
 
 
+def test_a_job_without_cron_is_asked_about_in_the_zone_of_the_service(sqlite_story: Story, tmp_path: Path) -> None:
+    sqlite_story.job("hourly", "every 1h")
+    sqlite_story.job("nightly", "0 2 * * *", "Europe/Berlin")
+    with serving(tmp_path, sqlite_story.url, timezone="Asia/Tokyo") as site:
+        for job, at, zone, moment in (
+            ("hourly", "2026-01-15T05:00", "Asia/Tokyo", "2026-01-14T20:00:00Z"),
+            ("nightly", "2026-01-15T02:00", "Europe/Berlin", "2026-01-15T01:00:00Z"),
+        ):
+            assert site.get(f"/api/v1/jobs/{job}/why?at={at}").document["scheduled_at"] == moment
+            page = site.get(f"/jobs/{job}/why?at={at}").body.decode()
+            assert f'<h1 id="why-title">{at.replace("T", " ")}:00 {zone}</h1>' in page
+            assert f"<dt>UTC</dt><dd>{moment[:-1].replace('T', ' ')}</dd>" in page
+            for shown in (page, site.get(f"/jobs/{job}").body.decode()):
+                assert f'<label for="at">Time, in {zone}</label>' in shown
+
+
 @pytest.mark.parametrize("at", ["yesterday", "2026-13-01", "1066-10-14T09:00Z", "2026-01-15T02:30:00 01:00", "%00"])
 def test_why_refuses_what_is_no_time(sqlite_story: Story, sqlite_site: Site, at: str) -> None:
     sqlite_story.job()
@@ -239,7 +256,7 @@ def test_moments_without_an_offset_are_in_the_zone_that_the_service_has_now(
     assert sqlite_site.get(since_half_past_twelve).document["runs"] == []
 
     written = reloader.config.path.read_text()
-    reloader.config.path.write_text(written.replace('"jobs"', '"service": {"timezone": "Europe/Berlin"}, "jobs"'))
+    reloader.config.path.write_text(written.replace('"UTC"', '"Europe/Berlin"'))
     reloader.step(asked=True)
 
     assert len(sqlite_site.get(since_half_past_twelve).document["runs"]) == 1

@@ -102,6 +102,13 @@ class JobRow:
         """
         return parse(self.canonical, self.timezone)
 
+    def zone(self, of_service: str) -> str:
+        """The zone in which people mean the job's times: that of its cron, or else the service's."""
+        try:
+            return self.timezone if self.schedule.has_zone else of_service
+        except ScheduleError:
+            return self.timezone
+
     def paused(self, now: datetime) -> Pause | None:
         """Return the pause that holds at `now`."""
         return None if self.pause is None or self.pause.over(now) else self.pause

@@ -134,7 +134,7 @@ def asking_routes(view: View) -> APIRouter:
         row = view.history.job(job)
         if row is None:
             raise no_such_job(job)
-        return moment("until", text, row.timezone)
+        return moment("until", text, row.zone(view.timezone))
 
     return router
 

@@ -190,14 +190,14 @@ def reading_routes(view: View) -> APIRouter:
             str,
             Query(
                 max_length=LONGEST,
-                description="The tick: ISO 8601, in the job's zone where it has no offset.",
+                description="The tick: ISO 8601; without an offset in the job's zone, or the service's without cron.",
                 examples=["2026-11-23T02:45"],
             ),
         ],
     ) -> Response:
         """Say what was decided for one tick, by whom, and why."""
         row = _require_job(view, job)
-        return Document(answer_document(why(history, row, moment("at", at, row.timezone))))
+        return Document(answer_document(why(history, row, moment("at", at, row.zone(view.timezone)))))
 
     @router.get("/runs", response_model=shapes.Runs, tags=["runs"])
     def runs(

@@ -295,7 +295,10 @@ class PauseRequest(Request):
     until: str | None = Field(
         None,
         max_length=TEXT_LIMIT,
-        description="Until then, instead of until it is resumed: ISO 8601, in the job's zone where it has no offset.",
+        description=(
+            "Until then, instead of until it is resumed: ISO 8601; without an offset in the job's zone, or the "
+            "service's without cron."
+        ),
         examples=["2026-12-01T08:00:00Z"],
     )
     reason: str | None = Field(None, max_length=TEXT_LIMIT, description="Why, for others to read.")
