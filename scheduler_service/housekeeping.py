@@ -24,6 +24,7 @@ from scheduler_service.database import StoreUnavailable
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn, StartsLimits
 from scheduler_service.model import Attempt, Lease
+from scheduler_service.workers.rerunning import MARKED_LOST
 
 WATCH_SECONDS = 1.0  # how often we look while we run something, or lead and another replica does
 LEAST_SECONDS = 0.05
@@ -172,7 +173,7 @@ class Housekeeping:
         missing = [attempt_id for attempt_id in before - held.keys() if attempt_id in known]
         if missing:
             for attempt_id in self._ledger.lost_among(missing):
-                self._workers.stop_run(attempt_id, "lost")
+                self._workers.stop_run(attempt_id, MARKED_LOST)
 
     def _compare(self, signed_in: SignedIn) -> None:
         """Tell once of each live replica that has another configuration."""

@@ -31,18 +31,18 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from scheduler_service.clock import Clock, DatabaseTime
 from scheduler_service.context import Stopping
 from scheduler_service.events import Events
-from scheduler_service.model import Attempt, JobSpec, OnCrash, Outcome, Overlap, State
+from scheduler_service.model import Attempt, JobSpec, Outcome, Overlap, State
 from scheduler_service.runner import needs_process
+from scheduler_service.workers.rerunning import MARKED_LOST, in_the_end
 from scheduler_service.workers.room import AHEAD, Room
 from scheduler_service.workers.telling import names, tell_end
 
-REPLICA_ENDS = "the replica is stopping"  # why a run is asked to stop that a drain does not wait for any longer
 HELD_SECONDS = 1.0  # what was taken ahead and not begun for so long is given back
 UNWRITTEN_LIMIT = 1000  # attempts that are not durably recorded, beside one a thread: nothing new is taken beyond it
 FIRST_PAUSE_SECONDS = 0.2
@@ -68,6 +68,10 @@ class _Task:
     taken_at: float  # boot clock
     stopping: Stopping = field(default_factory=Stopping)
     late: list[Outcome] = field(default_factory=list)  # of a function that returned just after it was given up
+
+    def in_the_end(self, outcome: Outcome) -> Outcome:
+        """Return how it ended, and whether it is run again elsewhere."""
+        return in_the_end(self.attempt, self.spec, self.stopping, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +253,7 @@ class Workers:
                 self._tasks[attempt.id].late.append(outcome)
                 return
             stuck = self._stuck.pop(attempt.id)
-            self._results.add(attempt, _in_the_end(stuck.task, outcome))
+            self._results.add(attempt, stuck.task.in_the_end(outcome))
             if stuck.keeps_its_place:
                 self._leave_place(stuck.task)
         self._events.bind(term=attempt.term).emit(
@@ -312,7 +316,7 @@ class Workers:
         attempt = task.attempt
         with self._lock:
             if task.late:
-                self._results.add(attempt, _in_the_end(task, task.late[0]))
+                self._results.add(attempt, task.in_the_end(task.late[0]))
                 return False
             keeps_its_place = len(self._stuck) >= self._limit
             self._stuck[attempt.id] = _Stuck(task, outcome.seconds, self._clock.monotonic(), keeps_its_place)
@@ -352,7 +356,7 @@ class Workers:
         else:
             events.emit("run_started", **names(attempt), kind=attempt.kind, delay_seconds=self._delay_seconds(attempt))
             outcome = self._executed(task)
-        outcome = _in_the_end(task, outcome)
+        outcome = task.in_the_end(outcome)
         tell_end(events, attempt, outcome)
         return outcome
 
@@ -381,17 +385,8 @@ class Workers:
             if not sure:
                 task.stopping.wait(pause)
                 pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
-        return task.stopping.reason != "lost"  # then the ledger has closed it already
+        return task.stopping.reason != MARKED_LOST  # then the ledger has closed it already
 
     def _delay_seconds(self, attempt: Attempt) -> float:
         now = self._database_time.now() if self._database_time.known else attempt.started_at
         return max(0.0, (now - attempt.due_at).total_seconds())
-
-
-def _in_the_end(task: _Task, outcome: Outcome) -> Outcome:
-    """Let a run that was stopped with its replica be run by another, as it would be had it not stopped."""
-    spec = task.spec
-    stopped_with_us = outcome.state is State.CANCELLED and task.stopping.reason == REPLICA_ENDS
-    if stopped_with_us and spec.on_crash is OnCrash.RERUN and task.attempt.attempt < spec.starts_limit:
-        return replace(outcome, retry_seconds=0.0)
-    return outcome

@@ -12,10 +12,12 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 
 from scheduler_service import schedule as schedules
+from scheduler_service.context import Stopping
 from scheduler_service.database import Database, StoreUnavailable
-from scheduler_service.ledger import Replica
-from scheduler_service.model import CatchUp, Lease, Overlap
+from scheduler_service.ledger import Finished, Replica
+from scheduler_service.model import CatchUp, Lease, OnCrash, Outcome, Overlap, State
 from scheduler_service.tables import job_state, leader_lease, replica, run, run_attempt
+from scheduler_service.workers.rerunning import in_the_end
 from tests.contract.dispatcher_world import HOUR, LOCK, ME, MINUTE, OTHER, World, job
 from tests.waiting import wait_until
 
@@ -781,6 +783,41 @@ def test_a_run_marked_lost_is_asked_to_stop_where_it_goes_on(world: World) -> No
     world.cut.ledger.mark_lost(world.leadership.lease, ME, None, {})
     world.housekeeping.step()
     assert world.pool.stopped == [(next(iter(world.pool.taken)), "lost")]
+
+
+def test_a_run_that_stops_because_it_was_marked_lost_takes_back_no_rerun(world: World) -> None:
+    spec = job(on_crash=OnCrash.RERUN)
+    world.adopt(spec, back=HOUR)
+    world.step_all()
+    (attempt,) = world.pool.taken.values()
+    world.cut.ledger.mark_lost(world.leadership.lease, ME, None, world.dispatcher.starts_limits())
+    assert world.runs() == [("waiting", "rerun")]
+    world.housekeeping.step()
+    stopping = Stopping()
+    stopping.request(world.pool.stopped[0][1])
+    stopped = Outcome(State.CANCELLED, 0.0, "stopped: lost")
+    world.cut.ledger.finish([Finished(attempt, in_the_end(attempt, spec, stopping, stopped))])
+    assert world.runs() == [("waiting", "retry")]
+    world.pool.taken.clear()
+    world.clock.added += 1  # until the next poll
+    world.step_all()
+    assert [one.attempt for one in world.pool.taken.values()] == [2]
+
+
+def test_a_run_that_stops_because_it_was_marked_lost_leaves_alone_what_another_has_begun(world: World) -> None:
+    spec = job(on_crash=OnCrash.RERUN)
+    world.adopt(spec, back=HOUR)
+    world.step_all()
+    (attempt,) = world.pool.taken.values()
+    world.cut.ledger.mark_lost(world.leadership.lease, ME, None, world.dispatcher.starts_limits())
+    world.pool.taken.clear()
+    world.clock.added += 1  # until the next poll
+    world.step_all()
+    world.cut.ledger.finish([Finished(attempt, Outcome(State.CANCELLED, 0.0, "stopped: lost", retry_seconds=0.0))])
+    assert world.runs() == [("running", None)]
+    held = select(run_attempt.c.attempt, run_attempt.c.state).order_by(run_attempt.c.attempt)
+    assert [tuple(row) for row in world.execute(held)] == [(1, "cancelled"), (2, "running")]
+    assert [row.slot_held for row in world.execute(select(run.c.slot_held))] == [True]
 
 
 def test_an_attempt_that_nobody_here_runs_waits_again(world: World) -> None:

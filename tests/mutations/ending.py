@@ -257,7 +257,7 @@ MUTATIONS = (
         "lost-goes-on",
         "a run that was marked lost is not asked to stop where it goes on",
         _HOUSE,
-        '                self._workers.stop_run(attempt_id, "lost")',
+        "                self._workers.stop_run(attempt_id, MARKED_LOST)",
         "                pass",
         _DISPATCHER + "test_a_run_marked_lost_is_asked_to_stop_where_it_goes_on",
     ),

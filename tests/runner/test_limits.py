@@ -15,7 +15,8 @@ from scheduler_service.context import Stopping
 from scheduler_service.ledger import Finished
 from scheduler_service.model import Attempt, JobSpec, OnCrash, Outcome, State
 from scheduler_service.results import Results
-from scheduler_service.workers import REPLICA_ENDS, Workers
+from scheduler_service.workers import Workers
+from scheduler_service.workers.rerunning import REPLICA_ENDS
 from tests.runner.conftest import Bench, a_job, an_attempt
 from tests.waiting import wait_until
 

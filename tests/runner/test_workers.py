@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from scheduler_service.clock import BootClock, DatabaseTime
-from scheduler_service.model import Attempt, JobSpec, Outcome, State
-from scheduler_service.workers import HELD_SECONDS, REPLICA_ENDS, Workers
+from scheduler_service.model import Attempt, JobSpec, OnCrash, Outcome, State
+from scheduler_service.workers import HELD_SECONDS, Workers
+from scheduler_service.workers.rerunning import MARKED_LOST, REPLICA_ENDS
 from scheduler_service.workers.room import AHEAD, QUICK_SECONDS
 from tests.runner.conftest import NOON, PATIENCE_SECONDS, Bench, Told, a_job, an_attempt
 from tests.waiting import wait_until
@@ -266,9 +267,24 @@ def test_a_run_is_asked_to_stop_with_a_reason():
     world.submit(1)
     world.told.wait_for("run_started")
     world.workers.stop_run(99, "not ours")
-    world.workers.stop_run(1, "lost")
+    world.workers.stop_run(1, MARKED_LOST)
     world.ended()
-    assert reasons == ["lost"]
+    assert reasons == [MARKED_LOST]
+
+
+@pytest.mark.parametrize("reason", [REPLICA_ENDS, MARKED_LOST])
+@pytest.mark.parametrize(("on_crash", "start", "again"), [("rerun", 9, True), ("rerun", 10, False), ("fail", 1, False)])
+def test_what_is_stopped_with_its_replica_is_run_again_as_often_as_its_job_says(
+    reason: str, on_crash: str, start: int, again: bool
+):
+    world = World()
+    spec = a_job(on_crash=OnCrash(on_crash))
+    world.workers.submit(replace(an_attempt(1, sent=world.clock.now), attempt=start), spec)
+    world.told.wait_for("run_started")
+    world.workers.stop_run(1, reason)
+    world.ended()
+    outcome = world.writer.taken[1]
+    assert (outcome.state, outcome.retry_seconds) == (State.CANCELLED, 0.0 if again else None)
 
 
 def test_a_function_that_raises_what_it_should_not_has_failed():
@@ -374,7 +390,7 @@ def test_what_was_marked_lost_before_it_began_is_left_as_the_ledger_closed_it():
     world = World(answers=iter(lambda: None, True))
     world.submit(1, sent=world.clock.now - 7.5)
     wait_until(lambda: world.asked)
-    world.workers.stop_run(1, "lost")
+    world.workers.stop_run(1, MARKED_LOST)
     world.told.wait_for("attempt_returned")
     assert world.jobs.begun == []
     assert 1 not in world.writer.taken
