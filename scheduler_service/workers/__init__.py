@@ -18,7 +18,8 @@ A function that is over its time-out and does not return is stuck: its thread ca
 
 As many places are replaced as there are threads.  Beyond that a stuck function keeps its place until it
 returns, so that jobs which never return cannot fill the process with threads.  What is stuck is not
-registered once it is recorded, and so holds up no drain: it had its time, and ends with the process.
+registered once it is recorded, and so holds up no drain: it had its time, and ends with the process.  A run that was
+stopped with its replica and is to be run again elsewhere is not recorded as stuck: signing out closes it as lost.
 
 Between the statement that starts an attempt and its first line of code the machine may have slept.
 A worker therefore begins only what was started a moment ago, on the boot clock, and otherwise asks the
@@ -39,7 +40,7 @@ from scheduler_service.context import Stopping
 from scheduler_service.events import Events
 from scheduler_service.model import Attempt, JobSpec, Outcome, Overlap, State
 from scheduler_service.runner import needs_process
-from scheduler_service.workers.rerunning import MARKED_LOST, in_the_end
+from scheduler_service.workers.rerunning import MARKED_LOST, goes_elsewhere, in_the_end
 from scheduler_service.workers.room import AHEAD, Room
 from scheduler_service.workers.telling import names, tell_end
 
@@ -312,7 +313,10 @@ class Workers:
         return max(0, min(self._room.free(), self._limit + UNWRITTEN_LIMIT - len(self._tasks)))
 
     def _leave(self, task: _Task, outcome: Outcome) -> bool:
-        """Record a function that has not returned; return whether it keeps its worker's place."""
+        """Record a function that has not returned, unless its run would begin elsewhere while it goes on here.
+
+        Return whether it keeps its worker's place.
+        """
         attempt = task.attempt
         with self._lock:
             if task.late:
@@ -320,8 +324,11 @@ class Workers:
                 return False
             keeps_its_place = len(self._stuck) >= self._limit
             self._stuck[attempt.id] = _Stuck(task, outcome.seconds, self._clock.monotonic(), keeps_its_place)
-            # Under the lock, so that it cannot follow, and replace, the result that says it has returned.
-            self._results.add(attempt, outcome)
+            if not goes_elsewhere(attempt, task.spec, task.stopping, outcome):
+                # Under the lock, so that it cannot follow, and replace, the result that says it has returned.
+                self._results.add(attempt, outcome)
+            elif task.stopping.reason == MARKED_LOST:
+                del self._tasks[attempt.id]  # the ledger has closed it already
             self._events.bind(term=attempt.term).emit(
                 "thread_stuck",
                 job=attempt.job_id,

@@ -14,7 +14,10 @@ MARKED_LOST = "lost"  # its replica was silent for too long, and the ledger has 
 
 def in_the_end(attempt: Attempt, spec: JobSpec, stopping: Stopping, outcome: Outcome) -> Outcome:
     """Let a run that was stopped with its replica be run by another, as it would be had it not stopped."""
+    return replace(outcome, retry_seconds=0.0) if goes_elsewhere(attempt, spec, stopping, outcome) else outcome
+
+
+def goes_elsewhere(attempt: Attempt, spec: JobSpec, stopping: Stopping, outcome: Outcome) -> bool:
+    """Whether a run was stopped with its replica, and is one to be run again."""
     stopped_with_us = outcome.state is State.CANCELLED and stopping.reason in (REPLICA_ENDS, MARKED_LOST)
-    if stopped_with_us and spec.on_crash is OnCrash.RERUN and attempt.attempt < spec.starts_limit:
-        return replace(outcome, retry_seconds=0.0)
-    return outcome
+    return stopped_with_us and spec.on_crash is OnCrash.RERUN and attempt.attempt < spec.starts_limit

@@ -16,7 +16,7 @@ from scheduler_service.ledger import Finished
 from scheduler_service.model import Attempt, JobSpec, OnCrash, Outcome, State
 from scheduler_service.results import Results
 from scheduler_service.workers import Workers
-from scheduler_service.workers.rerunning import REPLICA_ENDS
+from scheduler_service.workers.rerunning import MARKED_LOST, REPLICA_ENDS
 from tests.runner.conftest import Bench, a_job, an_attempt
 from tests.waiting import wait_until
 
@@ -239,3 +239,27 @@ def test_what_ends_with_its_replica_is_run_again_also_if_its_function_returns_at
         pool.workers.returned(given[0], replace(first, returned=True))
     wait_until(lambda: (1, True) in pool.written)
     assert pool.outcomes[1].retry_seconds == 0.0
+
+
+@pytest.mark.parametrize(("reason", "registered"), [(REPLICA_ENDS, [1]), (MARKED_LOST, [])])
+def test_what_ends_with_its_replica_does_not_begin_elsewhere_while_its_function_goes_on(
+    bench: Bench, reason: str, registered: list[int]
+):
+    pool = Pool(bench, threads=1)
+    first = Outcome(State.CANCELLED, 0.4, "stopped; it has not returned", returned=False)
+    given: list[Attempt] = []
+
+    def run(attempt: Attempt, spec: JobSpec, stop: threading.Event) -> Outcome:
+        given.append(attempt)
+        pool.workers.stop_run(attempt.id, reason)
+        return first
+
+    pool.workers._run = run
+    pool.submit(1, a_job(run="tidy:main", on_crash=OnCrash.RERUN))
+    wait_until(lambda: pool.workers.free_count == 1)
+    assert (pool.workers.stuck_count, pool.results.pending_count, pool.written) == (1, 0, [])
+    assert list(pool.workers.registry()) == registered  # until we sign out; the ledger has closed the other already
+    pool.workers.returned(given[0], replace(first, returned=True))
+    wait_until(lambda: pool.written == [(1, True)])
+    assert pool.outcomes[1].retry_seconds == 0.0
+    wait_until(lambda: pool.workers.registry() == {})
