@@ -92,6 +92,7 @@ class Service:
         self._inbox = parts.inbox
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
+        self._never_began: list[int] = []  # of what is registered no more
         self._signalled = self._hurried = False
         parts.events.subscribe(self._note_crash)
 
@@ -323,7 +324,11 @@ class Service:
         return True
 
     def _cut_off(self, *, hurried: bool) -> int:
-        """Stop what still runs; what does not stop is closed as lost when we sign out."""
+        """Stop what still runs; what does not stop is closed as lost when we sign out.
+
+        What no worker has begun waits again when we do.
+        """
+        self._never_began = [attempt.id for attempt in self._parts.workers.give_back(0.0)]
         running = self._parts.workers.registry().keys() - {attempt.id for attempt in self._parts.results.pending()}
         for attempt_id in running:
             self._parts.workers.stop_run(attempt_id, REPLICA_ENDS)
@@ -370,8 +375,11 @@ class Service:
         self._parts.runner.close()
 
     def _sign_out(self) -> None:
+        instance_id = self._parts.elector.instance_id
         try:
-            self._parts.ledger.sign_out(self._parts.elector.instance_id, self._parts.dispatcher.starts_limits())
+            if self._never_began:
+                self._parts.ledger.unstart(instance_id, self._never_began)
+            self._parts.ledger.sign_out(instance_id, self._parts.dispatcher.starts_limits())
         except StoreUnavailable as error:
             self._events.emit("store_unavailable", part="sign_out", error=str(error))
 

@@ -207,9 +207,9 @@ class Workers:
             task = self._tasks[attempt.id] = _Task(attempt, spec, weight, now)
         self._inbox.put(task)
 
-    def give_back(self) -> list[Attempt]:
-        """Forget attempts that were taken ahead and that nobody has begun for a while; return them."""
-        before = self._clock.monotonic() - HELD_SECONDS
+    def give_back(self, held_seconds: float = HELD_SECONDS) -> list[Attempt]:
+        """Forget attempts that were taken ahead and that nobody has begun for so long; return them."""
+        before = self._clock.monotonic() - held_seconds
         with self._lock:
             if not self._room.waiting_count:
                 return []
@@ -217,7 +217,7 @@ class Workers:
             with contextlib.suppress(queue.Empty):
                 while True:
                     waiting.append(self._inbox.get_nowait())
-            late = [task for task in waiting if task.taken_at < before and not task.stopping.is_set()]
+            late = [task for task in waiting if task.taken_at <= before and not task.stopping.is_set()]
             if late:
                 self._room.note_late()
             for task in late:

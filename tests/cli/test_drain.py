@@ -52,6 +52,26 @@ database: {{url: "{url}"}}
 jobs:
   endless: {{run: "endless:main", every: 100ms, kill_after: 100ms}}
 """
+BURST = """\
+version: 1
+service: {{shutdown_grace: {grace}}}
+database: {{url: "{url}"}}
+workers: {{threads: 1}}
+jobs:
+  one: {{run: "burst:main", every: 1s}}
+  two: {{run: "burst:main", every: 1s}}
+  three: {{run: "burst:main", every: 1s}}
+  four: {{run: "burst:main", every: 1s}}
+"""
+QUICK_AT_FIRST = """
+import pathlib
+from scheduler_service import RunContext
+def main(ctx: RunContext):
+    if pathlib.Path('stay').exists():
+        pathlib.Path('begun.txt').write_text('begun')
+        ctx.stopping.wait()
+        ctx.check()
+"""
 FOR_EVER = """
 import pathlib, time
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +161,22 @@ def test_what_died_with_its_replica_in_peace_is_run_again_if_its_job_says_so(
     begun(tmp_path, 2)
     (tmp_path / "go").touch()
     wait_until(lambda: states(process, tmp_path)[-1] == "succeeded", PROCESS_SECONDS)
+
+
+def test_what_no_worker_has_begun_when_the_grace_is_over_waits_again(
+    start: Start, process: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "burst.py").write_text(QUICK_AT_FIRST)
+    replica = start(grace="100ms", config=BURST)
+    wait_until(lambda: len(replica.events("run_finished")) >= 8, PROCESS_SECONDS)  # now its worker takes runs ahead
+    (tmp_path / "stay").touch()
+    begun(tmp_path)
+    assert replica.end(signal.SIGTERM) == 1
+    runs = process("runs", "--limit", 1000, "--json", folder=tmp_path).document
+    ended = [run["state"] for run in runs if run["attempt"]]
+    assert sorted(set(ended)) == ["cancelled", "succeeded"]
+    assert ended.count("cancelled") == 1
 
 
 def test_a_second_signal_stops_at_once(start: Start, process: Command, tmp_path: Path) -> None:
