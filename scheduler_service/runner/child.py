@@ -17,6 +17,7 @@ import _thread
 import atexit
 import contextlib
 import faulthandler
+import functools
 import gc
 import logging
 import os
@@ -25,9 +26,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from scheduler_service.context import Cancelled, Stopping, enter_run
 from scheduler_service.model import State
@@ -39,6 +40,7 @@ from scheduler_service.runner.group import folder_problem
 from scheduler_service.runner.output import RECORD_FORMAT
 
 _AS_USUAL = (signal.SIGHUP, signal.SIGCHLD, signal.SIGTERM)
+_Forked = TypeVar("_Forked")
 
 
 class SignalledStopping(Stopping):
@@ -49,6 +51,7 @@ class SignalledStopping(Stopping):
         self._board = board
         self._asked = False
         self._interruptible = False
+        self._put_off = False
 
     def is_set(self) -> bool:
         """Whether the run shall end."""
@@ -68,6 +71,7 @@ class SignalledStopping(Stopping):
         if self._interruptible:
             self._interruptible = False
             raise Cancelled(self.reason)
+        self._put_off = True
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
@@ -79,6 +83,28 @@ class SignalledStopping(Stopping):
             yield
         finally:
             self._interruptible = False
+
+    @contextlib.contextmanager
+    def putting_off(self) -> Iterator[None]:
+        """Let a request that comes inside interrupt at the end, and no sooner."""
+        if threading.current_thread() is not threading.main_thread():  # only that one is interrupted
+            yield
+            return
+        self._put_off = False
+        former, self._interruptible = self._interruptible, False
+        try:
+            yield
+        finally:
+            self._interruptible = former
+            if former and self._put_off:
+                self._interruptible = False
+                raise Cancelled(self.reason)
+
+    def leave(self) -> None:
+        """Have no part in this process, which is a copy of the one that was asked."""
+        self._put_off = False
+        if signal.getsignal(signal.SIGTERM) == self.on_signal:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run(orders: Channel, board: Board, channel: Channel, output: int, supervisor: int) -> NoReturn:
@@ -118,22 +144,29 @@ def run(orders: Channel, board: Board, channel: Channel, output: int, supervisor
 def _end_forks_as_usual(stopping: SignalledStopping) -> None:
     """Let SIGTERM end what the function forks, of a pool perhaps, which counts on that and waits for ever otherwise.
 
-    Python forgets, just after a fork, the signals that it was told of and has not handled: so none may come then.
+    None may come during a fork: Python forgets, just after it, the signals that it was told of and has not handled.
+    Nor may the function be interrupted then: what is raised in a hook for forks, such as `logging` has, Python
+    ignores, and the function would never hear of it.  For the same reason this is not done by such hooks.
     """
-    masks = threading.local()
 
-    def hold() -> None:
-        masks.former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    def uninterrupted(fork: Callable[[], _Forked]) -> Callable[[], _Forked]:
+        @functools.wraps(fork)
+        def forking() -> _Forked:
+            process_id = os.getpid()
+            # Another thread of the job may get the signal, whatever this one holds back.
+            with stopping.putting_off():
+                former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+                try:
+                    return fork()
+                finally:
+                    if os.getpid() != process_id:
+                        stopping.leave()
+                    signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
-    def let_go() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masks.former)
+        return forking
 
-    def let_go_in_child() -> None:
-        if signal.getsignal(signal.SIGTERM) == stopping.on_signal:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        let_go()
-
-    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=let_go_in_child)
+    for name in ("fork", "forkpty"):
+        setattr(os, name, uninterrupted(getattr(os, name)))
 
 
 def _finish() -> None:

@@ -427,6 +427,45 @@ def test_what_a_function_has_forked_is_ended_by_the_signal_that_asks_the_functio
     assert outcome.result == "15"
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        "os.kill(os.getpid(), signal.SIGTERM)",
+        "_thread.interrupt_main(signal.SIGTERM)",  # as if another thread had got it
+    ],
+)
+@pytest.mark.parametrize(
+    ("fork", "moment"),
+    [("os.fork()", "before"), ("os.fork()", "after_in_parent"), ("os.forkpty()[0]", "after_in_parent")],
+)
+def test_a_function_that_is_asked_to_stop_in_the_middle_of_a_fork_is_interrupted_after_it(
+    fork: str, moment: str, ask: str, bench: Bench
+):
+    outcome = own(
+        bench,
+        f"""
+        import _thread, os, signal
+        process_id, hooks = os.getpid(), []
+        def hook():
+            hooks.append("begun")
+            {ask}
+            hooks.append("ended")
+        def main():
+            os.register_at_fork({moment}=hook)
+            try:
+                if {fork} == 0:
+                    os._exit(7)
+                print("went on")
+            finally:
+                if os.getpid() == process_id:
+                    _, status = os.wait()
+                    print(hooks, os.WEXITSTATUS(status), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        """,
+    )
+    assert outcome.output == "['begun', 'ended'] 7 set()\n"
+    assert outcome.error == "stopped: it got SIGTERM"
+
+
 def test_a_pool_of_processes_works_in_a_child(bench: Bench):
     outcome = own(
         bench,
