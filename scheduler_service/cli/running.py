@@ -18,6 +18,7 @@ from scheduler_service.config import Config, ConfigError, callable_warnings, che
 from scheduler_service.database import StoreRefused, StoreUnavailable, urls
 from scheduler_service.database.configured import check_url
 from scheduler_service.events import Events
+from scheduler_service.runner import Surroundings
 from scheduler_service.rush import Rush
 from scheduler_service.service import Parts, Service, WebServer, assemble
 from scheduler_service.web import PortUnavailableError, Server, view_of
@@ -80,6 +81,7 @@ def _secrets(config: Config) -> tuple[str, ...]:
 
 def _run(config: Config, events: Events, rush: Rush, port: int | None) -> tuple[int, bool]:
     """Return the exit code, and whether code of jobs may still go on."""
+    surroundings = Surroundings()  # before the jobs' modules are loaded, which may change them
     for warning in config.warnings:
         events.emit("config_warning", message=str(warning))
     if problems := (*check_url(config), *check_callables(config)):
@@ -87,7 +89,7 @@ def _run(config: Config, events: Events, rush: Rush, port: int | None) -> tuple[
     for warning in callable_warnings(config):
         events.emit("config_warning", message=str(warning))
     try:
-        parts = assemble(config, events, rush=rush)
+        parts = assemble(config, events, rush=rush, surroundings=surroundings)
         service = Service(config, parts, _web_server(config, parts, port))
     except (StoreRefused, PortUnavailableError) as error:
         raise Mistake(str(error)) from None

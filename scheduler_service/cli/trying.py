@@ -25,7 +25,7 @@ from scheduler_service.config import Config, ConfigError, check_callables
 from scheduler_service.context import Stopping
 from scheduler_service.events import WARNING, Event, Events
 from scheduler_service.model import Attempt, JobSpec, Kind, Outcome, Retry, State
-from scheduler_service.runner import Runner
+from scheduler_service.runner import Runner, Surroundings
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -53,16 +53,17 @@ def exec_command(
     spec = specs[job].model_copy(update={"enabled": True, "retry": Retry()})
     if spec.command is not None and arguments is not None:
         raise Mistake(f"{job} is a command: it takes no arguments")
+    surroundings = Surroundings()  # before the job's module is loaded, which may change them
     if problems := check_callables(config.model_copy(update={"jobs": (spec,)})):
         raise Problems(ConfigError(problems))
-    outcome = _execute(config, spec, arguments)
+    outcome = _execute(config, spec, arguments, surroundings)
     if outcome.error:
         say(outcome.error.rstrip("\n"), err=True)
     say(f"{job} {_ending(outcome)}", err=True)
     ctx.exit(0 if outcome.state is State.SUCCEEDED else FAILED)
 
 
-def _execute(config: Config, spec: JobSpec, arguments: str | None) -> Outcome:
+def _execute(config: Config, spec: JobSpec, arguments: str | None, surroundings: Surroundings) -> Outcome:
     clock = BootClock()
     # As a replica does: what is below the level is not kept either.
     logging.getLogger().setLevel(config.logging.level.upper())
@@ -72,6 +73,7 @@ def _execute(config: Config, spec: JobSpec, arguments: str | None) -> Outcome:
         events=_warnings(),
         clock=clock,
         instance_id=f"exec@{socket.gethostname()}",
+        surroundings=surroundings,
         show=_Shown(),
     )
     try:

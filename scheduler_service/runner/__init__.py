@@ -34,7 +34,7 @@ from scheduler_service.runner.process import ProcessError, Template, run_process
 from scheduler_service.runner.surroundings import Surroundings
 from scheduler_service.runner.thread import LimitedThread
 
-__all__ = ["Runner", "needs_process"]
+__all__ = ["Runner", "Surroundings", "needs_process"]
 
 
 def needs_process(spec: JobSpec) -> bool:
@@ -50,9 +50,9 @@ class Runner:
     """Runs attempts, any number of them at once, each in the thread that asks.
 
     `output_limit` is in bytes; `database` is the ledger's, for jobs that share a transaction with their run.
-    Commands and child processes start in the folder in which the runner was made, with the environment and the
-    umask of that moment, unless their job names others: a callable that changes those of the process changes
-    them for the callables beside it, but not for them.
+    Commands and child processes start in the folder of `surroundings`, with its environment and its umask, unless
+    their job names others: a callable that changes those of the process changes them for the callables beside it,
+    but not for them.  Where none are given they are those of the moment at which the runner is made.
 
     An outcome that is not `returned` is followed by another when its function returns at last:
     `on_returned`, which may be set until the first run, is called with it, and must not block.
@@ -69,10 +69,11 @@ class Runner:
         clock: Clock,
         instance_id: str,
         database: DatabaseAddress | None = None,
+        surroundings: Surroundings | None = None,
         show: Callable[[bytes], None] | None = None,
     ) -> None:
         self._jobs_folder = jobs_folder.absolute()
-        self._surroundings = Surroundings()
+        self._surroundings = surroundings or Surroundings()
         self._output_limit = output_limit
         self._events = events
         self._clock = clock

@@ -28,7 +28,7 @@ from scheduler_service.mailbox import Mailbox
 from scheduler_service.metrics import Metrics, Sources
 from scheduler_service.reloading import Reloader
 from scheduler_service.results import Results
-from scheduler_service.runner import Runner
+from scheduler_service.runner import Runner, Surroundings
 from scheduler_service.rush import Rush
 from scheduler_service.timetable import Timetable
 from scheduler_service.watch import Watch
@@ -93,8 +93,19 @@ class Parts:
     metrics: Metrics
 
 
-def assemble(config: Config, events: Events, *, clock: Clock | None = None, rush: Rush | None = None) -> Parts:
-    """Make the parts; StoreRefused if the database's URL cannot be used.  `rush` is for who else wants to know."""
+def assemble(
+    config: Config,
+    events: Events,
+    *,
+    clock: Clock | None = None,
+    rush: Rush | None = None,
+    surroundings: Surroundings | None = None,
+) -> Parts:
+    """Make the parts; StoreRefused if the database's URL cannot be used.  `rush` is for who else wants to know.
+
+    `surroundings` are from before the jobs' modules were loaded, if they are: what those change as they are loaded
+    is no more for commands and child processes than what their functions change.
+    """
     clock, rush = clock or BootClock(), rush or Rush()
     inbox: Mailbox[Any] = Mailbox()
     election, history = config.election, config.history
@@ -140,6 +151,7 @@ def assemble(config: Config, events: Events, *, clock: Clock | None = None, rush
         clock=clock,
         instance_id=elector.instance_id,
         database=DatabaseAddress(url, config.database.schema_),
+        surroundings=surroundings,
     )
     workers = Workers(
         config.workers.threads,

@@ -152,6 +152,14 @@ def test_a_function_in_a_process_of_its_own_shows_the_same_and_its_memory(proces
     assert ", returned ('plain', 0, 0, 1), peak memory " in answered.lines[-1]
 
 
+def test_a_child_does_not_inherit_what_its_module_changes_as_it_is_loaded(process: Command, folder: Path) -> None:
+    (folder / "config.yaml").write_text(CONFIG.replace("kwargs: {whom: you}}", "isolation: process}"))
+    changes = 'os.environ["LOADED"] = os.environ.get("LOADED", "") + " once"'
+    (folder / "jobs" / "tried.py").write_text(f"import os\n{changes}\ndef plain(): return os.environ['LOADED']\n")
+
+    assert ", returned ' once', " in process("exec", "plain", folder=folder).lines[-1]
+
+
 def test_a_disabled_job_can_be_tried_and_its_error_is_shown(process: Command, folder: Path) -> None:
     answered = process("exec", "broken", folder=folder, exit_code=1)
 

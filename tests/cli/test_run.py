@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,28 @@ def test_the_first_lines_say_what_was_started(start: Callable[[], Replica]) -> N
     assert started["database"].startswith("sqlite:///")
     assert started["jobs"] == 1
     assert started["next_job"] == "note"
+
+
+CHANGES = """\
+import os
+os.environ["WORD"] = "of a module"
+os.umask(os.umask(0) ^ 0o010)
+os.chdir("/")
+def main(): pass
+"""
+
+
+def test_what_a_module_changes_as_it_is_loaded_is_nothing_to_commands(
+    start: Callable[[], Replica], tmp_path: Path
+) -> None:
+    jobs = "  changes: {run: 'changes:main', manual: true}\n  look: {command: 'echo $WORD; umask; pwd', every: 1s}\n"
+    (tmp_path / "config.yaml").write_text(f"{CONFIG}{jobs}")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "changes.py").write_text(CHANGES)
+    umask = subprocess.run("umask", shell=True, capture_output=True, text=True, check=True).stdout.strip()
+
+    replica = start()
+    wait_until(lambda: len([line for line in replica.events("run_output") if line["job"] == "look"]) >= 3)
+
+    lines = [line["line"] for line in replica.events("run_output") if line["job"] == "look"]
+    assert lines[:3] == ["", umask, str(tmp_path)]
