@@ -23,6 +23,7 @@ import logging
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -167,6 +168,9 @@ def _end_forks_as_usual(stopping: SignalledStopping) -> None:
 
     for name in ("fork", "forkpty"):
         setattr(os, name, uninterrupted(getattr(os, name)))
+    # For a `preexec_fn` the hooks are run, too.  Nothing is held there: the program would inherit that.
+    if hasattr(subprocess, "_fork_exec"):
+        subprocess._fork_exec = stopping.putting_off()(subprocess._fork_exec)
 
 
 def _finish() -> None:

@@ -436,7 +436,12 @@ def test_what_a_function_has_forked_is_ended_by_the_signal_that_asks_the_functio
 )
 @pytest.mark.parametrize(
     ("fork", "moment"),
-    [("os.fork()", "before"), ("os.fork()", "after_in_parent"), ("os.forkpty()[0]", "after_in_parent")],
+    [
+        ("os.fork()", "before"),
+        ("os.fork()", "after_in_parent"),
+        ("os.forkpty()[0]", "after_in_parent"),
+        ("subprocess.Popen(['sh', '-c', 'exit 7'], preexec_fn=os.getpid)", "after_in_parent"),
+    ],
 )
 def test_a_function_that_is_asked_to_stop_in_the_middle_of_a_fork_is_interrupted_after_it(
     fork: str, moment: str, ask: str, bench: Bench
@@ -444,7 +449,7 @@ def test_a_function_that_is_asked_to_stop_in_the_middle_of_a_fork_is_interrupted
     outcome = own(
         bench,
         f"""
-        import _thread, os, signal
+        import _thread, os, signal, subprocess
         process_id, hooks = os.getpid(), []
         def hook():
             hooks.append("begun")
