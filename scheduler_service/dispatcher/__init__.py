@@ -365,7 +365,7 @@ class Dispatcher:
                 self._adopter.is_behind = True
         self._starter.look_at_newest(self._specs, self._states.untried)
         settling = self._agenda.ready_among(self._states.untried)
-        runs, more = self._starter.with_room(self._specs, settling=settling)
+        runs, more = self._starter.with_room(self._specs, self._states.untried, settling=settling)
         if more or not (fresh or self._starter.has_candidates):  # what was read is used up, and there may be others
             self._rest.signal()
         if not runs or self._in_doubt():

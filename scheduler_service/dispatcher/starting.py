@@ -158,7 +158,7 @@ class Starter:
         self._candidates = self._newest = ()
         self._more = False
 
-    def with_room(self, specs: Specs, *, settling: bool) -> tuple[Mapping[Run, int], bool]:
+    def with_room(self, specs: Specs, untried: AbstractSet[str], *, settling: bool) -> tuple[Mapping[Run, int], bool]:
         """Return those of the candidates that can be taken, with their weights; they are candidates no more.
 
         While a new leader is `settling`, mostly those alone that have just come due.
@@ -176,7 +176,9 @@ class Starter:
         for run in self._newest if newest_alone else self._in_turn():
             spec = specs[run.job_id]
             isolated = needs_process(spec)
-            if isolated and processes == 0:
+            if _may_be_stale(run, untried):  # since it was read: its job turned out to have been paused
+                pass
+            elif isolated and processes == 0:
                 passed = passed or run.id in oldest
             else:
                 weight = self._workers.weight(spec)

@@ -29,7 +29,7 @@ class JobStates(Mapping[str, JobState]):
         self._events = events
         self._states: dict[str, JobState] = {}
         self._pauses: dict[str, tuple[datetime, datetime | None]] = {}  # those that were told of, in whatever term
-        self._fresh: set[str] = set()  # jobs not wholly settled yet in this term, or only up to a pause
+        self._fresh: set[str] = set()  # jobs not wholly settled yet in this term, or since a pause began
         self._untried: set[str] = set()  # jobs of which nothing was settled yet in this term, or nothing may start yet
         self._partial: set[str] = set()  # jobs of which only some ticks are being settled
 
@@ -138,6 +138,9 @@ class JobStates(Mapping[str, JobState]):
             self._pauses.pop(state.job_id, None)
         elif self._pauses.get(state.job_id) != (pause := (state.paused_at, state.paused_until)):
             self._pauses[state.job_id] = pause
+            # What waits by then may be stale when the pause is over, as what a former leader left waiting may be.
+            self._fresh.add(state.job_id)
+            self._untried.add(state.job_id)
             tell_pause(self._events, state)
 
     def _past(self, spec: JobSpec, state: JobState) -> Schedule:

@@ -13,6 +13,7 @@ from scheduler_service.ledger.requests import Requests
 from scheduler_service.model import CatchUp, Isolation, JobSpec, OnCrash, Outcome, Overlap, State
 from scheduler_service.tables import job_state, run
 from tests.contract.dispatcher_world import HOUR, LOCK, OTHER, World, job
+from tests.waiting import wait_until
 
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
@@ -280,6 +281,54 @@ def test_a_pause_whose_end_is_yet_to_come_does_not_keep_the_leader_busy(world: W
     world.clock.added += 1.0
     world.step_all()
     assert "job_paused" in world.names()
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["seen", "over before it is seen"])
+@pytest.mark.parametrize(
+    ("window", "kind", "starts"),
+    [(5 * HOUR, "scheduled", True), (SECOND, "scheduled", False), (SECOND, "manual", True)],
+    ids=["fresh", "stale", "asked for by a person"],
+)
+def test_what_waits_when_a_pause_begins_starts_after_it_unless_it_is_stale_then(
+    world: World, window: timedelta, kind: str, starts: bool, noticed: bool
+) -> None:
+    world.adopt(job(catch_up_window=window, misfire_grace=SECOND), back=MICROSECOND)
+    world.step_all()
+    world.leave_waiting("a", 3 * HOUR, kind=kind)
+    world.execute(update(job_state).values(paused_at=world.now() - SECOND))
+    if noticed:
+        world.clock.added += 1.0
+        world.step_all()
+        assert world.runs()[0][0] == "waiting"
+    world.execute(update(job_state).values(paused_until=world.now()))
+    world.clock.added += 1.0
+    world.step_all()
+    assert world.runs()[0] == (("running", None) if starts else ("missed", "window"))
+
+
+def test_nor_does_it_start_stale_after_a_pause_that_ends_by_itself(world: World) -> None:
+    world.adopt(job(catch_up_window=SECOND, misfire_grace=SECOND), back=MICROSECOND)
+    world.step_all()
+    world.leave_waiting("a", 3 * HOUR)
+    until = world.now() + SECOND
+    world.execute(update(job_state).values(paused_at=world.now() - SECOND, paused_until=until))
+    world.clock.added += 60.0  # all is settled, too
+    world.step_all()
+    wait_until(lambda: world.now() > until)
+    world.clock.added += 1.0
+    world.step_all()
+    assert world.runs()[0] == ("missed", "window")
+
+
+def test_a_queue_keeps_its_order_through_a_pause(world: World) -> None:
+    world.adopt(job(overlap=Overlap.QUEUE, catch_up_window=5 * HOUR, misfire_grace=SECOND), back=MICROSECOND)
+    world.step_all()
+    for ago in (3 * HOUR, 2 * HOUR, HOUR):
+        world.leave_waiting("a", ago)
+    world.execute(update(job_state).values(paused_at=world.now() - SECOND, paused_until=world.now()))
+    world.clock.added += 1.0
+    world.step_all()
+    assert [state for state, _ in world.runs()] == ["running", "waiting", "waiting"]
 
 
 def test_a_run_that_somebody_cancels_is_asked_to_stop_by_the_replica_that_runs_it(world: World) -> None:

@@ -257,12 +257,11 @@ MUTATIONS = (
     ),
     mutation(
         "decided-before-the-pause-is-over",
-        "what a former leader left waiting starts after a pause, however long that was",
+        "what waits starts after a pause that ends by itself, however long that was",
         _STATES,
         "        paused = state.paused_at is not None and",
         "        paused = False and",
-        _TAKING_OVER
-        + "test_what_a_former_leader_left_waiting_waits_for_the_end_of_a_pause_and_starts_unless_it_is_stale_then",
+        _OVERLAP + "test_nor_does_it_start_stale_after_a_pause_that_ends_by_itself",
     ),
     mutation(
         "restless-in-doubt",
