@@ -4,7 +4,7 @@
     elected dispatcher.lead; when it has settled and started the first of what was due: timetable.arm
     lost    dispatcher.retire, timetable.disarm
     reload  dispatcher.configure, timetable.rearm, then whoever looks on: housekeeping, watch, metrics
-    drain   lease given back -> running jobs finish -> results written -> signed out -> everything stopped
+    drain   lease given back -> running jobs finish -> everything stopped -> results written -> signed out
 
 It runs on the main thread, waits for one message at a time, and neither queries nor runs a job.
 Pausing the timetable is no barrier; the fence in each statement is.
@@ -308,7 +308,6 @@ class Service:
         if self._lease is not None:
             self._stand_by(self._lease.term)
         code = OK if self._finish_runs(deadline) else self._cut_off(hurried=self._clock.monotonic() < deadline)
-        self._write_results(STOP_SECONDS if code == OK else CUT_SECONDS)
         self._close(code, signal.Signals(number).name)
         return code
 
@@ -365,8 +364,9 @@ class Service:
         # Last of all: what holds a slot here is given up with it, and must not go on for longer than it takes to end.
         if code != OURS:
             # On a thread of its own: a database that hangs must not hold up the end.
-            self._thread("sign_out", self._sign_out)
-            self._threads["sign_out"].join(STOP_SECONDS)
+            seconds = STOP_SECONDS if code == OK else CUT_SECONDS
+            self._thread("sign_out", lambda: self._sign_out(seconds))
+            self._threads["sign_out"].join(seconds + STOP_SECONDS)
         self._events.emit("service_stopped", exit_code=code, reason=reason)
 
     def _stop_serving(self) -> None:
@@ -374,7 +374,9 @@ class Service:
             self._web.stop(WEB_SECONDS)
         self._parts.runner.close()
 
-    def _sign_out(self) -> None:
+    def _sign_out(self, seconds: float) -> None:
+        # Just before: a result that is not written by then is closed as lost, and its run may be started again.
+        self._write_results(seconds)
         instance_id = self._parts.elector.instance_id
         try:
             if self._never_began:

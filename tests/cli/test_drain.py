@@ -8,11 +8,20 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import select
 
+from scheduler_service.config import load
+from scheduler_service.database import Database, StoreUnavailable
+from scheduler_service.events import Event, Events
+from scheduler_service.ledger import Finished
+from scheduler_service.service import Service, assemble
+from scheduler_service.tables import run
 from tests.cli.conftest import PROCESS_SECONDS, Command, process_environment
 from tests.cli.test_run import Replica
 from tests.servers import PostgresServer
@@ -44,6 +53,13 @@ one._signalled = True
 with threading._active_limbo_lock:  # as when a thread is started
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
+"""
+BRIEF = """\
+version: 1
+service: {{shutdown_grace: 100ms}}
+database: {{url: "{url}"}}
+jobs:
+  brief: {{command: "true", every: 100ms, on_crash: rerun}}
 """
 ENDLESS = """\
 version: 1
@@ -306,6 +322,41 @@ def test_a_result_that_cannot_be_written_is_told_of_and_not_waited_for_as_a_run_
     assert replica.end(signal.SIGTERM) == 1
     (told,) = replica.events("results_given_up")
     assert (told["count"], told["jobs"]) == (1, "patient")
+
+
+def test_a_result_that_can_be_written_again_before_the_replica_signs_out_is_written(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(BRIEF.format(url=sqlite_url))
+    told: list[Event] = []
+    events, back = Events(), threading.Event()
+    events.subscribe(told.append)
+
+    def end(event: Event) -> None:
+        if event.name == "run_finished":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    events.subscribe(end)
+    config = load(tmp_path / "config.yaml")
+    parts = assemble(config, events)
+    written = parts.results._finish
+
+    def finish(results: Sequence[Finished]) -> None:
+        if not back.is_set():
+            raise StoreUnavailable("it is away")
+        written(results)
+
+    parts.results._finish = finish
+    # The pages are stopped when the grace is over, and what had to be cut off was.
+    pages = SimpleNamespace(url="", start=lambda: None, stop=lambda _: back.set())
+    assert Service(config, parts, pages).run() == 1
+    names = [event.name for event in told]
+    assert "service_stopped" in names
+    assert "results_given_up" not in names
+    database = Database(sqlite_url)
+    with database.connect() as connection:
+        assert connection.execute(select(run.c.state).where(run.c.attempt > 0)).scalars().all() == ["succeeded"]
+    database.dispose()
 
 
 def test_a_database_that_hangs_does_not_hold_up_the_end(
