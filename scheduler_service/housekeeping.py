@@ -101,6 +101,7 @@ class Housekeeping:
         self._jobs: list[str] = []  # those that have a history
         self._listed_at = clock.monotonic() - LIST_SECONDS
         self._to_prune: list[str] = []  # the jobs to be visited next
+        self._put_back: list[str] = []  # those among them whose last visit failed
         self._behind = False  # there is more to prune
         self._outage = Outage(events, "housekeeping", clock)
         self._pruning = Outage(events, "pruning", clock)
@@ -244,15 +245,20 @@ class Housekeeping:
             return
         self._pruned_at, self._behind = now, False
         if lease.term != self._pruned_term:
-            self._pruned_term, self._to_prune = lease.term, []
+            self._pruned_term, self._to_prune, self._put_back = lease.term, [], []
             self._listed_at = now - LIST_SECONDS
+        jobs: list[str] = []
         try:
             jobs = self._next_to_prune()
             pruned = self._ledger.prune(lease, jobs, self._keep_for, self._keep_runs, PRUNE_ROWS)
         except StoreUnavailable as error:
             self._pruning.failed(error)  # no reason to doubt what the watch has seen
+            # Once: a visit that always fails must not keep all others from their turn.
+            self._put_back = [job_id for job_id in jobs if job_id not in self._put_back]
+            self._to_prune[:0] = self._put_back
             return
         self._pruning.over()
+        self._put_back = []
         if pruned is None:
             self._fenced("prune", lease)
             return

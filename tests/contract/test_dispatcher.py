@@ -993,6 +993,25 @@ def test_busy_jobs_do_not_take_the_turns_of_others(world: World) -> None:
     assert len({*seen[0], *seen[1]}) == 41, "five of the second are visited again"
 
 
+def test_a_visit_that_fails_is_made_again_once_before_others_have_their_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.elect()
+    leave_history(world, {f"quiet-{number:02}": 0 for number in range(90)})
+    seen: list[Sequence[str]] = []
+
+    def refuse(_: Any, job_ids: Sequence[str], *others: Any) -> None:
+        seen.append(job_ids)
+        raise StoreUnavailable("somebody holds a row")
+
+    monkeypatch.setattr(world.cut.ledger, "prune", refuse)
+    while len(seen) < 4 and world.clock.added < HOUR.total_seconds():
+        world.clock.added += world.housekeeping.step()
+    assert seen[0] == seen[1]
+    assert seen[2] == seen[3]
+    assert not {*seen[1]} & {*seen[2]}
+
+
 def test_another_term_visits_the_jobs_anew(world: World) -> None:
     world.elect()
     leave_history(world, {f"quiet-{number:02}": 0 for number in range(90)} | {"busy": 1000})
