@@ -53,7 +53,7 @@ def status_command(
 ) -> None:
     """Show who leads since when, the replicas, and the jobs with their last run and next tick.
 
-    Exit code 1 if nobody leads.
+    Exit code 1 if nobody leads, or a program that is no replica of this service.
     """
     with open_history(config_path, database_url, schema, lock_id) as (history, place):
         standing = history.standing()
@@ -61,7 +61,7 @@ def status_command(
             write_json(documents.status_document(standing, place.lost_after_seconds, __version__))
         else:
             rendering.write_status(standing, place.lost_after_seconds)
-    ctx.exit(0 if standing.leader is not None else NO_LEADER)
+    ctx.exit(0 if standing.leader is not None and standing.stranger() is None else NO_LEADER)
 
 
 @click.command("runs")

@@ -33,6 +33,8 @@ def write_status(standing: Standing, lost_after_seconds: float) -> None:
         say(f"lease     {left} left unless renewed; crash detection {'on' if leader.crash_detection else 'off'}")
     else:
         say(f"leader    none{_former(standing)}")
+    if (stranger := standing.stranger()) is not None:
+        say(f"stranger  {stranger}")
     drifted = standing.drifted(lost_after_seconds)
     if drifted:
         names = ", ".join(replica.instance_id for replica in drifted)

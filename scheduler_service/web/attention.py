@@ -42,7 +42,7 @@ def concerns(
     found = [
         *(Concern(Level.ALARM, "this replica", reason) for reason in not_ready),
         *_leadership(overview.standing),
-        *_late(late, now, has_leader=overview.standing.leader is not None),
+        *_late(late, now, has_leader=overview.standing.leader is not None and overview.standing.stranger() is None),
         *_stuck(overview.stuck),
         *_failing(overview.failing),
         *_waiting(overview.waiting),
@@ -54,7 +54,8 @@ def concerns(
 
 def _leadership(standing: Standing) -> list[Concern]:
     if standing.leader is not None:
-        return []
+        stranger, since = standing.stranger(), standing.leader.acquired_at
+        return [] if stranger is None else [Concern(Level.ALARM, "stranger", f"{stranger}.", since, "/leadership")]
     last = standing.last_term
     if last is None:
         return [Concern(Level.ALARM, "no leader", "No replica has ever led: no job runs.", link="/leadership")]
@@ -70,7 +71,7 @@ def _leadership(standing: Standing) -> list[Concern]:
 
 
 def _late(late: Sequence[Unsettled], now: datetime, *, has_leader: bool) -> list[Concern]:
-    # Without a leader everything is late; that is said already.
+    # Without a leader of ours everything is late; that is said already.
     if not has_leader:
         return []
     shown = [

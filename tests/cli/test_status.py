@@ -6,8 +6,14 @@ from datetime import timedelta
 
 import pytest
 
+from scheduler_service import Elector
+from scheduler_service.ledger.history.pages import Pages, Wanted
+from scheduler_service.tables import leader_term
+from scheduler_service.web.attention import concerns
 from tests.cli.conftest import Command
 from tests.story import LOCK_ID, Story
+
+QUIET = {"lost_after_seconds": 15, "not_ready": ()}
 
 
 def test_status_names_the_leader_the_replicas_and_the_jobs(command: Command, story: Story) -> None:
@@ -59,6 +65,24 @@ def test_without_a_leader_the_answer_is_no(command: Command, story: Story) -> No
     assert "no replica has signed in" in answered.out
 
 
+def test_a_program_that_leads_in_the_place_of_the_replicas_is_told(command: Command, story: Story) -> None:
+    story.replica("first")
+    with Elector(story.url, lock_id=LOCK_ID, instance_id="mailer") as elector:
+        lease = elector.wait_elected(timeout_seconds=30)
+        assert lease is not None
+        assert "no replica of this service" not in command("status", *story.place).out  # it may still sign in
+        with story.database.connect() as connection:
+            connection.execute(leader_term.update().values(acquired_at=story.ago(seconds=11)))
+
+        shown = command("status", *story.place, exit_code=1).out
+        told = [one.text for one in concerns(Pages(story.database, LOCK_ID).overview(Wanted()), (), **QUIET)]
+
+        words = f"{lease.leader_id} leads and is no replica of this service: another program uses lock_id 7"
+        assert f"stranger  {words}; no job runs meanwhile\n" in shown
+        assert told == [f"{words}; no job runs meanwhile."]
+        assert command("status", *story.place, "--json", exit_code=1).document["leader"]["term"] == lease.term
+
+
 def test_an_expired_lease_is_no_leader_and_the_last_one_is_named(command: Command, story: Story) -> None:
     story.term(3, "first", story.ago(minutes=5))
     story.lease(3, "first", timedelta(seconds=-1))
@@ -96,6 +120,7 @@ def test_a_replica_that_is_gone_is_no_drift_and_shows_for_how_long(command: Comm
 def test_a_job_that_left_the_configuration_is_left_out(command: Command, sqlite_story: Story) -> None:
     sqlite_story.term(3, "first", sqlite_story.ago(minutes=5))
     sqlite_story.lease(3, "first", timedelta(minutes=30))
+    sqlite_story.replica("first")
     sqlite_story.job()
     sqlite_story.job("former", present_at=sqlite_story.ago(minutes=6))
 
@@ -162,6 +187,7 @@ def test_a_job_whose_schedule_cannot_be_read_here_hides_no_other(
 ) -> None:
     sqlite_story.term(3, "first", sqlite_story.ago(minutes=5))
     sqlite_story.lease(3, "first", timedelta(minutes=30))
+    sqlite_story.replica("first")
     sqlite_story.job("strange", **stored)
     sqlite_story.job("report")
     jobs = command("status", *sqlite_story.place, "--json").document["jobs"]

@@ -8,6 +8,7 @@ from datetime import datetime
 from scheduler_service.model import Kind, Reason, State
 from scheduler_service.schedule import Schedule, ScheduleError, parse
 
+STRANGER_SECONDS = 10  # in which a replica that leads has signed in
 REPLACES = ", which replaces it"  # so ends `cancel_requested_by` where no person asked, but a newer tick
 
 
@@ -141,6 +142,18 @@ class Standing:
     def live(self, replica: ReplicaRow, lost_after_seconds: float) -> bool:
         """Return whether `replica` was seen lately enough not to be taken for dead."""
         return (self.now - replica.seen_at).total_seconds() <= lost_after_seconds
+
+    def stranger(self) -> str | None:
+        """Say that the leader is no replica of ours; None if it is one, or has led too short to have signed in."""
+        leader = self.leader
+        if leader is None or (self.now - leader.acquired_at).total_seconds() <= STRANGER_SECONDS:
+            return None
+        if any(replica.instance_id == leader.instance_id for replica in self.replicas):
+            return None
+        return (
+            f"{leader.instance_id} leads and is no replica of this service: another program uses lock_id "
+            f"{self.lock_id}; no job runs meanwhile"
+        )
 
     def drifted(self, lost_after_seconds: float) -> tuple[ReplicaRow, ...]:
         """Return the live replicas whose configuration is not the leader's; without a leader, not the newest one's."""
