@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from scheduler_service import Elector
 from scheduler_service.elector import Timing
 from tests.electors import wait_until
 
@@ -49,6 +50,24 @@ def test_an_example_prints_what_the_page_says_and_nothing_else(program: str, out
 @pytest.mark.parametrize(("program", "output"), FOR_ANY_DATABASE.values(), ids=FOR_ANY_DATABASE)
 def test_an_example_that_knows_no_driver_runs_on_sqlite_too(program: str, output: str, sqlite_url: str) -> None:
     _prints(program, output, sqlite_url)
+
+
+def test_the_first_example_says_why_it_does_not_lead(tmp_path: Path) -> None:
+    program = next(iter(PROGRAMS.values()))[0].replace("timeout_seconds=30", "timeout_seconds=5")
+    url = f"sqlite:///{tmp_path}/none/election.db"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "DATABASE_URL": url},
+    )  # fmt: skip
+    assert done.stdout.startswith("not leading: ")
+    assert "none" in done.stdout
+
+
+def test_what_only_the_database_can_say_is_found_in_problem(postgres_url: str, tmp_path: Path) -> None:
+    for url in (f"{postgres_url}x", f"sqlite:///{tmp_path}/none/election.db"):
+        with Elector(url) as elector:
+            wait_until(lambda elector=elector: elector.problem is not None, what="the database's answer")
+            assert "not exist" in str(elector.problem) or "none" in str(elector.problem)
 
 
 def _prints(program: str, output: str, url: str) -> None:
