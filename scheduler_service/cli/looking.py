@@ -26,6 +26,10 @@ from scheduler_service.model import State
 
 NO_LEADER = 1
 SHOWN_RUNS = 20
+STARTS_FIRST = (
+    "a replica makes them when it starts, unless database.create_tables is false: "
+    "then `scheduler-service db upgrade` does"
+)
 
 
 @contextlib.contextmanager
@@ -35,7 +39,7 @@ def open_history(
     """Lend the ledger that the options name, to read; Mistake and NoDatabase as of `open_place`."""
     with open_place(config_path, database_url, schema, lock_id) as place:
         require_file(place.database)
-        tables.require_current(place.database)
+        tables.require_current(place.database, STARTS_FIRST)
         yield History(place.database, place.lock_id), place
 
 

@@ -22,6 +22,8 @@ from scheduler_service.tables.definitions import metadata
 HEAD = "0004"  # the newest of migrations/versions
 VERSION_TABLE = "alembic_version"
 
+UPGRADE = "run `scheduler-service db upgrade`, or set database.create_tables: true"  # for a replica that may not
+
 _ATTEMPTS = 3
 _TURN_SECONDS = 0.4  # for so long a change waits for a table that is in use, well below an attempt of the election,
 _BETWEEN_TURNS_SECONDS = 0.5  # and so long it leaves to others
@@ -34,17 +36,15 @@ def current_revision(database: Database) -> str | None:
         return _read(database, connection)
 
 
-def require_current(database: Database) -> None:
-    """Raise StoreRefused, saying what to do, unless the tables are those that this version needs."""
+def require_current(database: Database, advice: str = UPGRADE) -> None:
+    """Raise StoreRefused, with `advice` what to do, unless the tables are those that this version needs."""
     current = current_revision(database)
     if current == HEAD:
         return
     if current is not None:
         _require_known(database, current)
     found = "has none of our tables" if current is None else f"is at revision {current}, before {HEAD}"
-    raise StoreRefused(
-        f"{_place(database)} {found}: run `scheduler-service db upgrade`, or set database.create_tables: true"
-    )
+    raise StoreRefused(f"{_place(database)} {found}: {advice}")
 
 
 def upgrade(database: Database, *, wait_seconds: float = 30.0) -> tuple[str | None, str]:

@@ -197,7 +197,18 @@ def test_tables_of_another_version_are_refused(
 def test_tables_that_nobody_may_make_are_asked_for(refused: Callable[..., str]) -> None:
     line = refused(f"{JOB}database: {{create_tables: false}}\n", 69)
 
-    assert "has none of our tables: run `scheduler-service db upgrade`" in line
+    assert "has none of our tables: run `scheduler-service db upgrade`, or set database.create_tables: true" in line
+
+
+def test_who_looks_before_the_first_replica_is_told_that_it_makes_the_tables(
+    process: Command, folder: Path, postgres_url: str
+) -> None:
+    (folder / "empty.db").touch()
+    for url in (postgres_url, f"sqlite:///{folder}/empty.db"):
+        line = the_line(process("status", "--database", url, folder=folder, exit_code=69))
+
+        assert "has none of our tables: a replica makes them when it starts" in line
+        assert line.endswith("unless database.create_tables is false: then `scheduler-service db upgrade` does")
 
 
 def test_a_folder_of_the_database_that_is_not_there_is_named(refused: Callable[..., str]) -> None:
