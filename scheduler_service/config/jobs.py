@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from scheduler_service.config import job_relations, suggestions
 from scheduler_service.config.document import join
@@ -82,6 +86,8 @@ class Jobs:
         settings["retry"] = job_relations.retry_of(job)
         if settings.get("working_directory") is not None:
             settings["working_directory"] = _folder(job, folder, report)
+        if isinstance(settings.get("command"), tuple):
+            _look_for_program(job, settings, report)
         known = JobSpec.model_fields.keys()
         return JobSpec(id=job_id, schedule=found, hidden=frozenset(hidden & known), **settings)
 
@@ -92,6 +98,20 @@ def _folder(job: Section, folder: Path, report: Report) -> Path:
         position, path = job.place("working_directory")
         report.warn(position, path, "there is no such folder; make it before the job runs")
     return found
+
+
+def _look_for_program(job: Section, settings: Mapping[str, Any], report: Report) -> None:
+    program, folder = settings["command"][0], settings.get("working_directory")
+    if "/" in program:
+        if not program.startswith("/") and (folder is None or not folder.is_dir()):
+            return  # relative to where the service will be started, or to a folder that is missed already
+        found, what = shutil.which(str(Path(folder or "/", program))), "executable file"
+    else:
+        path = settings.get("env", {}).get("PATH", os.environ.get("PATH", os.defpath))
+        found, what = shutil.which(program, path=path), "program on the PATH"
+    if found is None:
+        position, place = job.place("command")
+        report.warn(position, place, f"there is no such {what}; make it before the job runs")
 
 
 def _places(node: Node, path: str) -> dict[str, Position]:

@@ -213,6 +213,34 @@ def test_relative_paths_are_relative_to_the_file_not_to_the_current_folder(write
     ]
 
 
+def test_a_command_whose_program_is_not_there_is_warned_of(write, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name, mode in (("mine", 0o755), ("text", 0o644)):
+        (tmp_path / "bin" / name).touch()
+        (tmp_path / "bin" / name).chmod(mode)
+    path = write(
+        "version: 1\njobs:\n"
+        "  a: {command: [nosuchprogram, x], every: 5m}\n"
+        "  b: {command: [sh, -c, x], every: 5m}\n"
+        f"  c: {{command: [mine], every: 5m, env: {{PATH: '{tmp_path}/bin'}}}}\n"
+        "  d: {command: [sh], every: 5m, env: {PATH: /nope}}\n"
+        "  e: {command: [bin/mine], every: 5m, working_directory: .}\n"
+        "  f: {command: [bin/text], every: 5m, working_directory: .}\n"
+        "  g: {command: [bin/text], every: 5m}\n"  # from where the service will be started
+        "  h: {command: [/nope/mine], every: 5m}\n"
+        "  i: {command: nosuchprogram, every: 5m}\n"  # a shell's affair
+    )
+    assert [str(one).removeprefix(f"{path}:").split() for one in load(path, {}).warnings] == [
+        [position, f"jobs.{job}.command:", *f"there is no such {what}; make it before the job runs".split()]
+        for position, job, what in (
+            ("3:16", "a", "program on the PATH"),
+            ("6:16", "d", "program on the PATH"),
+            ("8:16", "f", "executable file"),
+            ("10:16", "h", "executable file"),
+        )
+    ]
+
+
 def test_the_environment_of_the_process_is_the_default(write, monkeypatch):
     monkeypatch.setenv("SCHEDULER_TEST_NAME", "from outside")
     assert load(write("version: 1\nservice: {name: '${SCHEDULER_TEST_NAME}'}\n" + JOBS)).service.name == "from outside"
