@@ -147,25 +147,23 @@ def _end_forks_as_usual(stopping: SignalledStopping) -> None:
 
     None may come during a fork: Python forgets, just after it, the signals that it was told of and has not handled.
     Nor may the function be interrupted then: what is raised in a hook for forks, such as `logging` has, Python
-    ignores, and the function would never hear of it.  For the same reason this is not done by such hooks.
+    ignores, and the function would never hear of it.  For the same reason these two are not done by such hooks.
     """
 
     def uninterrupted(fork: Callable[[], _Forked]) -> Callable[[], _Forked]:
         @functools.wraps(fork)
         def forking() -> _Forked:
-            process_id = os.getpid()
             # Another thread of the job may get the signal, whatever this one holds back.
             with stopping.putting_off():
                 former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 try:
                     return fork()
                 finally:
-                    if os.getpid() != process_id:
-                        stopping.leave()
                     signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
         return forking
 
+    os.register_at_fork(after_in_child=stopping.leave)
     for name in ("fork", "forkpty"):
         setattr(os, name, uninterrupted(getattr(os, name)))
     # For a `preexec_fn` the hooks are run, too.  Nothing is held there: the program would inherit that.

@@ -471,6 +471,19 @@ def test_a_function_that_is_asked_to_stop_in_the_middle_of_a_fork_is_interrupted
     assert outcome.error == "stopped: it got SIGTERM"
 
 
+def test_sigterm_ends_a_program_that_a_function_is_just_starting(bench: Bench):
+    outcome = own(
+        bench,
+        """
+        import os, signal, subprocess
+        def main():
+            told = lambda: os.kill(os.getpid(), signal.SIGTERM)
+            return subprocess.Popen(["sleep", "3"], preexec_fn=told).wait()
+        """,
+    )
+    assert (outcome.error, outcome.result) == (None, "-15")
+
+
 def test_a_pool_of_processes_works_in_a_child(bench: Bench):
     outcome = own(
         bench,
