@@ -42,7 +42,7 @@ def concerns(
     found = [
         *(Concern(Level.ALARM, "this replica", reason) for reason in not_ready),
         *_leadership(overview.standing),
-        *_late(late, now, has_leader=overview.standing.leader is not None and overview.standing.stranger() is None),
+        *_late(late, now, has_leader=overview.standing.leader is not None),
         *_stuck(overview.stuck),
         *_failing(overview.failing),
         *_waiting(overview.waiting),
@@ -71,7 +71,7 @@ def _leadership(standing: Standing) -> list[Concern]:
 
 
 def _late(late: Sequence[Unsettled], now: datetime, *, has_leader: bool) -> list[Concern]:
-    # Without a leader of ours everything is late; that is said already.
+    # Without a leader everything is late; that is said already.
     if not has_leader:
         return []
     shown = [

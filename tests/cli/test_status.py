@@ -70,16 +70,19 @@ def test_a_program_that_leads_in_the_place_of_the_replicas_is_told(command: Comm
     with Elector(story.url, lock_id=LOCK_ID, instance_id="mailer") as elector:
         lease = elector.wait_elected(timeout_seconds=30)
         assert lease is not None
-        assert "no replica of this service" not in command("status", *story.place).out  # it may still sign in
+        assert "has not signed in" not in command("status", *story.place).out  # it may still sign in
         with story.database.connect() as connection:
             connection.execute(leader_term.update().values(acquired_at=story.ago(seconds=11)))
 
         shown = command("status", *story.place, exit_code=1).out
         told = [one.text for one in concerns(Pages(story.database, LOCK_ID).overview(Wanted()), (), **QUIET)]
 
-        words = f"{lease.leader_id} leads and is no replica of this service: another program uses lock_id 7"
-        assert f"stranger  {words}; no job runs meanwhile\n" in shown
-        assert told == [f"{words}; no job runs meanwhile."]
+        words = (
+            f"{lease.leader_id} leads and has not signed in: it is another program that uses lock_id 7, and no job "
+            "runs, or a replica that may not write"
+        )
+        assert f"stranger  {words}\n" in shown
+        assert told == [f"{words}."]
         assert command("status", *story.place, "--json", exit_code=1).document["leader"]["term"] == lease.term
 
 

@@ -144,15 +144,15 @@ class Standing:
         return (self.now - replica.seen_at).total_seconds() <= lost_after_seconds
 
     def stranger(self) -> str | None:
-        """Say that the leader is no replica of ours; None if it is one, or has led too short to have signed in."""
+        """Say that the leader has not signed in as replicas do; None if it has, or leads too short to have done so."""
         leader = self.leader
         if leader is None or (self.now - leader.acquired_at).total_seconds() <= STRANGER_SECONDS:
             return None
         if any(replica.instance_id == leader.instance_id for replica in self.replicas):
             return None
         return (
-            f"{leader.instance_id} leads and is no replica of this service: another program uses lock_id "
-            f"{self.lock_id}; no job runs meanwhile"
+            f"{leader.instance_id} leads and has not signed in: it is another program that uses lock_id "
+            f"{self.lock_id}, and no job runs, or a replica that may not write"
         )
 
     def drifted(self, lost_after_seconds: float) -> tuple[ReplicaRow, ...]:
