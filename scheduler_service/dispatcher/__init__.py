@@ -334,7 +334,7 @@ class Dispatcher:
         tell_settlement(self._events, settlement)
         if settlement.replaced:
             self.on_replaced()
-        if not self._states.applied(self._specs[job_id], settlement):
+        if not self._states.applied(self._specs[job_id], settlement, now):
             return
         if not settlement.enabled or settlement.until >= moment:
             self._agenda.done(job_id, moment)

@@ -99,10 +99,17 @@ def _decide(
         waiting = ()
     resumed_at = state.paused_until
     if resumed_at is None or resumed_at > until:
+        if not is_paused(state, now):  # jitter has a tick come due much later, for which nothing else is to wait
+            decisions += decide(spec, past, pause_from, pause_from, now, waiting=waiting, open_count=open_count)
         return decisions + paused(spec, past, pause_from, until), False
     pause_to = max(pause_from, resumed_at)
     decisions += paused(spec, past, pause_from, pause_to)
     return decisions + decide(spec, past, pause_to, until, now, waiting=waiting, open_count=open_count), True
+
+
+def is_paused(state: JobState, now: datetime) -> bool:
+    """Whether a job's pause goes on; one that is over may stay in its state until that is settled."""
+    return state.paused_at is not None and (state.paused_until is None or state.paused_until > now)
 
 
 def never_began(run: Run) -> bool:

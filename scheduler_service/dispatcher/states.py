@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime
 
 from scheduler_service import schedule as schedules
-from scheduler_service.dispatcher.settling import settle_job, written
+from scheduler_service.dispatcher.settling import is_paused, settle_job, written
 from scheduler_service.dispatcher.telling import tell_pause
 from scheduler_service.events import Events
 from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement
@@ -78,8 +78,9 @@ class JobStates(Mapping[str, JobState]):
             for state in self._ledger.job_states(sorted({*over, *new})):
                 if state.settled_until >= self._states[state.job_id].settled_until:
                     self._know(state)
-        # Not those whose end is yet to come: settling ends nothing then, and would be asked for by every poll.
-        return over
+        # Not those whose end is yet to come, nor those that were settled since, but for a tick that jitter
+        # makes due later: settling ends nothing then, and would be asked for by every poll.
+        return [job_id for job_id in over if job_id in self._fresh]
 
     def settled_until(self, job_id: str) -> datetime | None:
         """Return up to when a job is settled, None if it is not known."""
@@ -116,12 +117,12 @@ class JobStates(Mapping[str, JobState]):
                 self._untried.add(spec.id)  # a run that began would refuse the ticks that are decided next
         return settlement
 
-    def applied(self, spec: JobSpec, settlement: Settlement) -> bool:
-        """Take note that this was written for a job; return whether that was all there was to be settled."""
+    def applied(self, spec: JobSpec, settlement: Settlement, now: datetime) -> bool:
+        """Take note that this was written for a job as of `now`; return whether that was all there was to settle."""
         state = self._states[spec.id] = settlement.applied()
         whole = spec.id not in self._partial
         # In a pause, what waits since before is decided anew when that is over, and not started before.
-        paused = state.paused_at is not None and spec.id in self._fresh
+        paused = is_paused(state, now)
         if not paused and (whole or spec.overlap is Overlap.ALLOW):
             self.had_its_turn(spec.id)
         if not whole:

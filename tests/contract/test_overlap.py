@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
+from scheduler_service import schedule as schedules
 from scheduler_service.database import Database
 from scheduler_service.ledger import Finished
 from scheduler_service.ledger.requests import Requests
 from scheduler_service.model import CatchUp, Isolation, JobSpec, OnCrash, Outcome, Overlap, State
+from scheduler_service.schedule import due_at
 from scheduler_service.tables import job_state, run
-from tests.contract.dispatcher_world import HOUR, LOCK, OTHER, World, job
+from tests.contract.dispatcher_world import HOUR, LOCK, MINUTE, OTHER, World, job
 from tests.waiting import wait_until
 
 SECOND = timedelta(seconds=1)
@@ -36,6 +40,15 @@ def tick(world: World, spec: JobSpec) -> datetime:
     world.dispatcher.due(spec.id, newest)
     world.step_all()
     return newest
+
+
+def jittered(world: World, **changes: Any) -> JobSpec:
+    """Return a job whose newest tick was a minute ago and is due in some hours."""
+    day, late, newest = timedelta(days=1), timedelta(hours=20), world.now() - MINUTE
+    schedule = schedules.every(day, (newest - datetime(1970, 1, 1, tzinfo=UTC)) % day)
+    names = (f"j{number}" for number in itertools.count())
+    name = next(one for one in names if due_at(one, newest, late) > newest + 5 * HOUR)
+    return job(name, schedule=schedule, jitter=late, **changes)
 
 
 def decided(world: World) -> list[str]:
@@ -318,6 +331,45 @@ def test_nor_does_it_start_stale_after_a_pause_that_ends_by_itself(world: World)
     world.clock.added += 1.0
     world.step_all()
     assert world.runs()[0] == ("missed", "window")
+
+
+@pytest.mark.parametrize("overlap", [Overlap.QUEUE, Overlap.ALLOW])
+@pytest.mark.parametrize("ago", [SECOND, 2 * MINUTE], ids=["after a tick", "before it"])
+@pytest.mark.parametrize(("window", "starts"), [(5 * HOUR, True), (SECOND, False)], ids=["fresh", "stale"])
+def test_after_a_pause_nothing_waits_for_a_tick_that_jitter_makes_due_much_later(
+    world: World, window: timedelta, starts: bool, ago: timedelta, overlap: Overlap
+) -> None:
+    spec = jittered(world, overlap=overlap, catch_up_window=window, misfire_grace=SECOND)
+    world.adopt(spec, back=2 * HOUR)
+    world.step_all()
+    world.leave_waiting(spec.id, 3 * HOUR)
+    world.execute(update(job_state).values(paused_at=world.now() - ago))
+    world.clock.added += 1.0
+    world.step_all()
+    assert world.pool.taken == {}, "the pause goes on"
+    world.execute(update(job_state).values(paused_until=world.now()))
+    world.clock.added += 1.0
+    world.step_all()
+    assert world.runs() == [("running", None) if starts else ("missed", "window")]
+
+
+def test_a_pause_that_jitter_keeps_from_being_settled_covers_its_ticks_and_does_not_keep_the_leader_busy(
+    world: World,
+) -> None:
+    spec = jittered(world)
+    world.adopt(spec, back=2 * HOUR)
+    world.step_all()
+    world.execute(update(job_state).values(paused_at=world.now() - 2 * MINUTE, paused_until=world.now()))
+    for _ in range(2):
+        world.clock.added += 1.0
+        world.step_all()
+    assert world.runs() == []
+    world.dispatcher.configure([spec.model_copy(update={"jitter": timedelta(0)})])  # the tick is due now
+    world.clock.added += 60.0
+    world.step_all()
+    assert world.runs() == [("skipped", "paused")]
+    (state,) = world.cut.ledger.job_states([spec.id])
+    assert state.paused_at is None
 
 
 def test_a_queue_keeps_its_order_through_a_pause(world: World) -> None:

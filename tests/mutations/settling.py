@@ -259,8 +259,8 @@ MUTATIONS = (
         "decided-before-the-pause-is-over",
         "what waits starts after a pause that ends by itself, however long that was",
         _STATES,
-        "        paused = state.paused_at is not None and",
-        "        paused = False and",
+        "        paused = is_paused(state, now)\n",
+        "        paused = False\n",
         _OVERLAP + "test_nor_does_it_start_stale_after_a_pause_that_ends_by_itself",
     ),
     mutation(
