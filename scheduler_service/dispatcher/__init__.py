@@ -285,7 +285,7 @@ class Dispatcher:
             if len(settlements) == 1 and self._share >= BATCH_JOBS:
                 ((failing, settlement),) = settlements.items()
                 if not settlement.withdrawn:  # nothing that waits is stale
-                    self._states.had_its_turn(failing)
+                    self._states.had_its_turn(failing, survey.now)
                 self._agenda.retry(failing, SETTLE_ALL_SECONDS)
             if self._share < MOST_SHARES:
                 self._rest.less_is_asked()
@@ -313,8 +313,8 @@ class Dispatcher:
             ahead_seconds = (self._states[job_id].settled_until - survey.now).total_seconds()
             if ahead_seconds > 0:  # the database's clock was set back: nothing is due that is not settled
                 if not any(is_stale(self._specs[job_id], one.run, survey.now) for one in runs):
-                    self._states.had_its_turn(job_id)
-                self._agenda.retry(job_id, ahead_seconds)
+                    self._states.had_its_turn(job_id, survey.now)
+                self._agenda.retry(job_id, min(ahead_seconds, SETTLE_ALL_SECONDS))  # a pause may be over before
             elif (holder := self._doubtful(lease, job_id, runs, survey)) is not None:
                 self._events.emit("settling_held", job=job_id, run=holder.run.id, holder=holder.run.instance_id)
                 self._agenda.retry(job_id, HELD_SECONDS)

@@ -99,9 +99,13 @@ class JobStates(Mapping[str, JobState]):
         """
         return self._untried
 
-    def had_its_turn(self, job_id: str) -> None:
-        """Let what waits of a job be started: it was decided anew, or cannot be for now."""
-        self._untried.discard(job_id)
+    def had_its_turn(self, job_id: str, now: datetime) -> None:
+        """Let what waits of a job be started: it was decided anew, or cannot be for now.
+
+        Not in a pause: what waits since before is decided anew when that is over, and not started before.
+        """
+        if not is_paused(self._states[job_id], now):
+            self._untried.discard(job_id)
 
     def settlement(self, spec: JobSpec, runs: Sequence[OpenRun], now: datetime, most: int) -> Settlement:
         """Return what is to be written for a job, of which `runs` are open; at most so many rows."""
@@ -121,13 +125,11 @@ class JobStates(Mapping[str, JobState]):
         """Take note that this was written for a job as of `now`; return whether that was all there was to settle."""
         state = self._states[spec.id] = settlement.applied()
         whole = spec.id not in self._partial
-        # In a pause, what waits since before is decided anew when that is over, and not started before.
-        paused = is_paused(state, now)
-        if not paused and (whole or spec.overlap is Overlap.ALLOW):
-            self.had_its_turn(spec.id)
+        if whole or spec.overlap is Overlap.ALLOW:
+            self.had_its_turn(spec.id, now)
         if not whole:
             return False
-        if not paused:
+        if not is_paused(state, now):
             self._fresh.discard(spec.id)
         if not settlement.enabled:
             del self._states[spec.id]

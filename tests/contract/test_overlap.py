@@ -372,6 +372,52 @@ def test_a_pause_that_jitter_keeps_from_being_settled_covers_its_ticks_and_does_
     assert state.paused_at is None
 
 
+def test_nor_if_its_job_could_not_be_settled_in_the_pause(world: World) -> None:
+    world.adopt(job(catch_up_window=SECOND, misfire_grace=SECOND), back=MICROSECOND)
+    world.step_all()
+    world.leave_waiting("a", 3 * HOUR)
+    until = world.now() + 2 * SECOND
+    world.execute(update(job_state).values(paused_at=world.now() - HOUR, paused_until=until))
+    world.clock.added += 1.0
+    world.step_all()
+    world.clock.added += 60.0
+    for _ in range(10):  # until nothing less is left to be asked for
+        world.cut.cuts["settle"] = "request"
+        world.dispatcher.step()
+    world.cut.cuts.clear()
+    wait_until(lambda: world.now() > until)
+    world.clock.added += 1.0
+    world.step_all()
+    assert world.pool.taken == {}
+    world.clock.added += 60.0
+    world.step_all()
+    assert world.runs()[0] == ("missed", "window")
+
+
+@pytest.mark.parametrize(
+    ("left", "becomes"), [(HOUR, "running"), (2 * SECOND, "waiting")], ids=["fresh", "stale when it is over"]
+)
+def test_nor_if_the_clock_was_set_back_in_the_pause(world: World, left: timedelta, becomes: str) -> None:
+    world.adopt(job(catch_up_window=5 * HOUR, misfire_grace=SECOND), back=MICROSECOND)
+    world.step_all()
+    world.leave_waiting("a", 5 * HOUR - left)
+    until = world.now() + 2 * SECOND
+    world.execute(update(job_state).values(paused_at=world.now() - HOUR, paused_until=until))
+    world.clock.added += 1.0
+    world.step_all()
+    world.execute(update(job_state).values(settled_until=world.now() + HOUR))
+    world.dispatcher._read_again({"a"})
+    world.clock.added += 60.0
+    world.step_all()
+    wait_until(lambda: world.now() > until)
+    world.clock.added += 1.0
+    world.step_all()
+    world.clock.added += 60.0
+    for _ in range(2):  # it is looked at once more, and then what may start is read
+        world.step_all()
+    assert world.runs()[0][0] == becomes
+
+
 def test_a_queue_keeps_its_order_through_a_pause(world: World) -> None:
     world.adopt(job(overlap=Overlap.QUEUE, catch_up_window=5 * HOUR, misfire_grace=SECOND), back=MICROSECOND)
     world.step_all()
