@@ -45,6 +45,9 @@ class Pool(Protocol):
     def registry(self) -> Mapping[int, Attempt]:
         """Return the attempts that were taken and are not yet recorded as ended."""
 
+    def stuck(self) -> Sequence[Attempt]:
+        """Return the attempts, recorded or not, whose functions were given up and have not returned."""
+
     def stop_run(self, attempt_id: int, reason: str) -> None:
         """Ask an attempt to stop."""
 
@@ -142,9 +145,7 @@ class Housekeeping:
         return seconds
 
     def _act(self) -> float:
-        before = frozenset(self._workers.registry())
-        signed_in = self._ledger.sign_in(self._replica)
-        self._reconcile(before, signed_in)
+        signed_in = self.reconcile()
         self._compare(signed_in)
         lease = self._current()
         watching = self._watch(signed_in.peers)
@@ -159,12 +160,23 @@ class Housekeeping:
 
     # --- ourselves
 
+    def reconcile(self) -> SignedIn:
+        """Sign in, and let what is open under our name and will not begin here wait again.  Any thread may."""
+        before = frozenset(self._workers.registry())
+        signed_in = self._ledger.sign_in(self._replica)
+        self._reconcile(before, signed_in)
+        return signed_in
+
     def _reconcile(self, before: frozenset[int], signed_in: SignedIn) -> None:
         """Make the ledger and our own registry agree; the ledger was read first."""
         held = {one.attempt_id: one for one in signed_in.held}
         claims, known = self._open_claims(), self._workers.registry()
+        # A database that forgot how they ended (a promoted standby) has them open, and their code goes on.
+        stuck = {attempt.id for attempt in self._workers.stuck()}
         never_began = [
-            one.attempt_id for one in held.values() if one.attempt_id not in known and one.claim_id not in claims
+            one.attempt_id
+            for one in held.values()
+            if one.attempt_id not in known and one.claim_id not in claims and one.attempt_id not in stuck
         ]
         if never_began and self._ledger.unstart(self._replica.instance_id, never_began):
             self._wake_dispatcher()

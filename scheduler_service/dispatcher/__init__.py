@@ -160,6 +160,7 @@ class Dispatcher:
             seconds = self.step()
             with self._changed:
                 self._changed.wait_for(self._is_woken, seconds)
+        self._starter.abandon()
 
     def step(self) -> float:
         """Do what is to be done now; return the seconds until something is, if nobody wakes us."""

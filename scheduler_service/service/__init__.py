@@ -13,6 +13,7 @@ Pausing the timetable is no barrier; the fence in each statement is.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import signal
 import threading
@@ -92,7 +93,6 @@ class Service:
         self._inbox = parts.inbox
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
-        self._never_began: list[int] = []  # of what is registered no more
         self._signalled = self._hurried = False
         parts.events.subscribe(self._note_crash)
 
@@ -307,7 +307,9 @@ class Service:
         self._parts.elector.stop(STOP_SECONDS)
         if self._lease is not None:
             self._stand_by(self._lease.term)
-        code = OK if self._finish_runs(deadline) else self._cut_off(hurried=self._clock.monotonic() < deadline)
+        finished = self._finish_runs(deadline)
+        self._parts.workers.close()  # a start that is answered only now begins no more
+        code = OK if finished else self._cut_off(hurried=self._clock.monotonic() < deadline)
         self._close(code, signal.Signals(number).name)
         return code
 
@@ -323,11 +325,7 @@ class Service:
         return True
 
     def _cut_off(self, *, hurried: bool) -> int:
-        """Stop what still runs; what does not stop is closed as lost when we sign out.
-
-        What no worker has begun waits again when we do.
-        """
-        self._never_began = [attempt.id for attempt in self._parts.workers.give_back(0.0)]
+        """Stop what still runs; what does not stop is closed as lost when we sign out."""
         running = self._parts.workers.registry().keys() - {attempt.id for attempt in self._parts.results.pending()}
         for attempt_id in running:
             self._parts.workers.stop_run(attempt_id, REPLICA_ENDS)
@@ -377,11 +375,11 @@ class Service:
     def _sign_out(self, seconds: float) -> None:
         # Just before: a result that is not written by then is closed as lost, and its run may be started again.
         self._write_results(seconds)
-        instance_id = self._parts.elector.instance_id
+        # What nobody has begun waits again; if that cannot be written, it is closed as lost with what has not stopped.
+        with contextlib.suppress(StoreUnavailable):
+            self._parts.housekeeping.reconcile()
         try:
-            if self._never_began:
-                self._parts.ledger.unstart(instance_id, self._never_began)
-            self._parts.ledger.sign_out(instance_id, self._parts.dispatcher.starts_limits())
+            self._parts.ledger.sign_out(self._parts.elector.instance_id, self._parts.dispatcher.starts_limits())
         except StoreUnavailable as error:
             self._events.emit("store_unavailable", part="sign_out", error=str(error))
 

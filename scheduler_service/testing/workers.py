@@ -124,6 +124,10 @@ class SimulatedWorkers:
         """Return the attempts that were taken and are not recorded as ended."""
         return dict(self._unwritten)
 
+    def stuck(self) -> Sequence[Attempt]:
+        """Return the attempts whose functions are over their time-out and have not returned."""
+        return [one.attempt for one in self._going.values() if one.ended]
+
     def spec_of(self, attempt_id: int) -> JobSpec | None:
         """Return the job as it was when a run that goes on was started."""
         one = self._going.get(attempt_id)

@@ -137,6 +137,7 @@ class Workers:
         self._busy_process_count = 0
         self._threads: list[threading.Thread] = []
         self._inbox: queue.SimpleQueue[_Task] = queue.SimpleQueue()  # as long as the weights allow
+        self._closed = False
         self.on_free: Callable[[], None] = _nobody
         results.on_written = self._written
 
@@ -186,10 +187,13 @@ class Workers:
 
         `weight` is the job's as it was when the room was asked for: what was room then is room now.  An attempt
         whose number another has here is not begun: a database that forgot the other (a promoted standby) gave it
-        again.  Housekeeping gives back what is open under our name and not registered.
+        again.  Nor is anything begun once we are closed.  Housekeeping gives back what is open under our name and not
+        registered.
         """
         own_process, now = needs_process(spec), self._clock.monotonic()
         with self._lock:
+            if self._closed:
+                return
             if not self._room.has(weight) or len(self._tasks) >= self._limit + UNWRITTEN_LIMIT:
                 raise ValueError(f"no worker is free for attempt {attempt.id}: ask for room before starting")
             if own_process and self._busy_process_count >= self._process_limit:
@@ -228,6 +232,12 @@ class Workers:
                 if task.attempt.id in self._tasks:
                     self._inbox.put(task)
             return [task.attempt for task in late]
+
+    def close(self) -> None:
+        """Begin nothing more: forget what nobody has begun, and whatever is submitted from now on."""
+        with self._lock:
+            self._closed = True
+            self.give_back(0.0)
 
     def registry(self) -> dict[int, Attempt]:
         """Return every attempt that was taken and is not durably recorded yet, by its id."""

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -21,7 +22,7 @@ from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.events import Event, Events
 from scheduler_service.ledger import Finished
 from scheduler_service.service import Service, assemble
-from scheduler_service.tables import run
+from scheduler_service.tables import run, run_attempt
 from tests.cli.conftest import PROCESS_SECONDS, Command, process_environment
 from tests.cli.test_run import Replica
 from tests.servers import PostgresServer
@@ -193,6 +194,64 @@ def test_what_no_worker_has_begun_when_the_grace_is_over_waits_again(
     ended = [run["state"] for run in runs if run["attempt"]]
     assert sorted(set(ended)) == ["cancelled", "succeeded"]
     assert ended.count("cancelled") == 1
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["late", "never"])
+def test_a_start_that_is_not_answered_before_the_grace_is_over_begins_nothing_and_its_run_waits_again(
+    tmp_path: Path, store_url: str, answered: bool
+) -> None:
+    (tmp_path / "config.yaml").write_text(BRIEF.format(url=store_url))
+    told: list[Event] = []
+    events, over = Events(), threading.Event()
+    events.subscribe(told.append)
+    config = load(tmp_path / "config.yaml")
+    parts = assemble(config, events)
+    start, claimed, pending = parts.ledger.start, parts.ledger.claimed, parts.results.pending
+
+    def lose_the_reply(*arguments: Any) -> Any:
+        if start(*arguments):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise StoreUnavailable("the reply was lost")
+        return []
+
+    def claim(*arguments: Any) -> Any:
+        if not over.is_set():
+            raise StoreUnavailable("it is away")
+        return claimed(*arguments)
+
+    def look() -> Any:  # when what runs has been looked at, to be stopped
+        if answered and not over.is_set():
+            over.set()
+            wait_until(lambda: not parts.dispatcher.open_claims(), PROCESS_SECONDS)
+        return pending()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts.ledger, "start", lose_the_reply)
+        patch.setattr(parts.ledger, "claimed", claim)
+        patch.setattr(parts.results, "pending", look)
+        assert Service(config, parts).run() == 1
+    assert over.is_set() is answered
+    assert "run_started" not in [event.name for event in told]
+    database = Database(store_url)
+    with database.connect() as connection:
+        rows = connection.execute(select(run.c.state, run.c.reason, run.c.attempt).where(run.c.state != "skipped"))
+        assert [tuple(row) for row in rows] == [("waiting", "queued", 0)]
+        assert connection.execute(select(run_attempt)).all() == []
+    database.dispose()
+
+
+@pytest.mark.parametrize(("on_crash", "then"), [("fail", "lost"), ("rerun", "waiting")])
+def test_a_run_whose_function_does_not_return_is_lost_when_the_replica_signs_out(
+    start: Start, process: Command, tmp_path: Path, on_crash: str, then: str
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "endless.py").write_text(f"{FOR_EVER}\nmain = for_ever\n")
+    config = ENDLESS.replace("kill_after: 100ms", f"kill_after: 100ms, on_crash: {on_crash}")
+    replica = start(grace="100ms", config=config)
+    begun(tmp_path)
+    assert replica.end(signal.SIGTERM) == 1
+    (ended,) = (one for one in process("runs", "--limit", 1000, "--json", folder=tmp_path).document if one["attempt"])
+    assert (ended["state"], ended["attempt"]) == (then, 1)  # which began
 
 
 def test_a_second_signal_stops_at_once(start: Start, process: Command, tmp_path: Path) -> None:

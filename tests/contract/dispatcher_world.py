@@ -47,6 +47,7 @@ class Pool:
         self.specs: dict[int, JobSpec] = {}
         self.taken: dict[int, Attempt] = {}
         self.stopped: list[tuple[int, str]] = []
+        self.given_up: list[Attempt] = []  # whose functions have not returned
         self.late: list[int] = []  # of what was taken, by attempt: to be given back
 
     @property
@@ -80,6 +81,9 @@ class Pool:
 
     def registry(self) -> dict[int, Attempt]:
         return dict(self.taken)
+
+    def stuck(self) -> list[Attempt]:
+        return self.given_up
 
     def stop_run(self, attempt_id: int, reason: str) -> None:
         self.stopped.append((attempt_id, reason))

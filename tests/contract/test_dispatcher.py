@@ -842,6 +842,28 @@ def test_a_claim_on_its_way_is_left_alone(world: World) -> None:
     assert len(world.pool.taken) == 1
 
 
+def test_when_the_dispatcher_has_ended_a_claim_is_on_its_way_to_nobody(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    world.cut.cuts["start"] = "reply"
+    world.dispatcher.step()
+    assert world.dispatcher.open_claims()
+    world.dispatcher.stop()
+    world.dispatcher.run()
+    world.housekeeping.reconcile()
+    assert world.runs() == [("waiting", "queued")]
+    assert world.execute(select(run_attempt)) == []
+
+
+def test_a_run_whose_function_has_not_returned_does_not_wait_again_though_its_end_was_forgotten(world: World) -> None:
+    """As by a standby that was promoted before it heard of it."""
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    world.pool.given_up = [*world.pool.taken.values()]
+    world.pool.taken.clear()
+    world.housekeeping.step()
+    assert world.runs() == [("running", None)]
+
+
 def test_a_huge_backlog_is_settled_in_parts_and_every_tick_once(world: World) -> None:
     spec = job(every=timedelta(milliseconds=20), catch_up=CatchUp.ALL, misfire_grace=HOUR)
     others = [job(f"o{number}", every=timedelta(milliseconds=50), catch_up=CatchUp.ALL) for number in range(4)]

@@ -258,6 +258,8 @@ def test_what_ends_with_its_replica_does_not_begin_elsewhere_while_its_function_
     pool.submit(1, a_job(run="tidy:main", on_crash=OnCrash.RERUN))
     wait_until(lambda: pool.workers.free_count == 1)
     assert (pool.workers.stuck_count, pool.results.pending_count, pool.written) == (1, 0, [])
+    pool.workers.close()
+    assert [attempt.id for attempt in pool.workers.stuck()] == [1]
     assert list(pool.workers.registry()) == registered  # until we sign out; the ledger has closed the other already
     pool.workers.returned(given[0], replace(first, returned=True))
     wait_until(lambda: pool.written == [(1, True)])

@@ -517,16 +517,20 @@ def test_what_was_taken_ahead_and_cannot_begin_is_given_back_once():
     assert world.writer.taken[4].state is State.CANCELLED
 
 
-def test_what_was_taken_ahead_a_moment_ago_is_given_back_when_that_is_asked_for():
+def test_once_they_are_closed_nothing_begins_that_has_not_and_what_has_goes_on():
     world = a_quick_world()
     for number in (2, 3):
         world.workers.submit(an_attempt(number, sent=world.clock.now), a_job(), 1)
     wait_until(lambda: world.jobs.begun == [1, 2])
-    assert [one.id for one in world.workers.give_back(0.0)] == [3]
+    world.workers.close()
+    assert world.workers.registry().keys() == {2}
+    for number in range(4, 4 + 2 * AHEAD):  # whether there is room or not
+        world.workers.submit(an_attempt(number, sent=world.clock.now), a_job())
     assert world.workers.registry().keys() == {2}
     world.jobs.let_all_go()
     world.ended(2)
     assert world.jobs.begun == [1, 2]
+    assert world.writer.taken.keys() == {1, 2}
 
 
 def test_with_a_real_runner_what_a_job_does_ends_no_worker(bench: Bench):
