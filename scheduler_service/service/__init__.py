@@ -315,7 +315,8 @@ class Service:
 
     def _finish_runs(self, deadline: float) -> bool:
         """Wait for what runs; False when the grace is over or a second signal came."""
-        while self._parts.workers.registry() or self._parts.dispatcher.open_claims():
+        # In this order: what is handed over between the two is seen in the second.
+        while self._parts.dispatcher.open_claims() or self._parts.workers.registry():
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 return False

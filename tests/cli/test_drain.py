@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from scheduler_service.clock import BootClock
 from scheduler_service.config import load
 from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.events import Event, Events
 from scheduler_service.ledger import Finished
+from scheduler_service.mailbox import Mailbox
 from scheduler_service.service import Service, assemble
 from scheduler_service.tables import run, run_attempt
 from tests.cli.conftest import PROCESS_SECONDS, Command, process_environment
@@ -252,6 +254,23 @@ def test_a_run_whose_function_does_not_return_is_lost_when_the_replica_signs_out
     assert replica.end(signal.SIGTERM) == 1
     (ended,) = (one for one in process("runs", "--limit", 1000, "--json", folder=tmp_path).document if one["attempt"])
     assert (ended["state"], ended["attempt"]) == (then, 1)  # which began
+
+
+def test_a_run_that_a_worker_is_handed_while_a_drain_looks_what_goes_on_is_waited_for() -> None:
+    looks: list[str] = []
+
+    def registry() -> list[str]:
+        looks.append("the workers")
+        return ["the run"] if len(looks) > 1 else []
+
+    def open_claims() -> list[str]:
+        looks.append("the dispatcher")
+        return [] if len(looks) > 1 else ["the claim of the run"]
+
+    parts: Any = SimpleNamespace(clock=BootClock(), events=Events(), inbox=Mailbox())
+    parts.workers, parts.dispatcher = SimpleNamespace(registry=registry), SimpleNamespace(open_claims=open_claims)
+    config: Any = None
+    assert not Service(config, parts)._finish_runs(parts.clock.monotonic())
 
 
 def test_a_second_signal_stops_at_once(start: Start, process: Command, tmp_path: Path) -> None:
