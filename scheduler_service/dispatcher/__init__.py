@@ -161,6 +161,7 @@ class Dispatcher:
             with self._changed:
                 self._changed.wait_for(self._is_woken, seconds)
         self._starter.abandon()
+        self._rush.tell(going_on=False)  # though more may be due: nobody here starts it
 
     def step(self) -> float:
         """Do what is to be done now; return the seconds until something is, if nobody wakes us."""

@@ -357,7 +357,7 @@ class Service:
         self._parts.timetable.stop()
         self._parts.reloader.stop()  # and not waited for: the code of a module that it loads may take for ever
         deadline = self._clock.monotonic() + STOP_SECONDS
-        for name in ("dispatcher", "housekeeping", "watch", "scheduler"):
+        for name in ("dispatcher", "housekeeping", "scheduler"):  # the watch only reads, which may take its time
             self._threads[name].join(max(0.0, deadline - self._clock.monotonic()))
         self._stop_serving()
         # Last of all: what holds a slot here is given up with it, and must not go on for longer than it takes to end.

@@ -282,6 +282,34 @@ def test_a_second_signal_stops_at_once(start: Start, process: Command, tmp_path:
     assert states(process, tmp_path)[0] in {"cancelled", "lost"}
 
 
+def test_a_replica_does_not_wait_for_its_watch_before_it_signs_out(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.service.STOP_SECONDS", PROCESS_SECONDS)
+    (tmp_path / "config.yaml").write_text(BRIEF.format(url=sqlite_url))
+    events, stopped, ends = Events(), threading.Event(), threading.Event()
+
+    def note(event: Event) -> None:
+        if event.name == "service_stopped":
+            stopped.set()
+
+    events.subscribe(note)
+    config = load(tmp_path / "config.yaml")
+    parts = assemble(config, events)
+    in_time: list[bool] = []
+
+    def look() -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        in_time.append(stopped.wait(PROCESS_SECONDS / 4))
+        ends.set()
+        return 0.0
+
+    monkeypatch.setattr(parts.watch, "step", look)
+    Service(config, parts).run()
+    assert ends.wait(PROCESS_SECONDS)
+    assert in_time == [True]
+
+
 def test_a_second_signal_in_the_middle_of_starting_a_thread_ends_it_too() -> None:
     command = [sys.executable, "-c", STARTING_A_THREAD]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=PROCESS_SECONDS / 2, check=False)

@@ -1232,6 +1232,14 @@ def test_a_rush_lasts_until_all_is_started_for_which_there_is_room(
     assert world.rush.going_on
 
 
+def test_a_rush_is_over_when_the_dispatcher_has_ended(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    assert world.rush.going_on
+    world.dispatcher.stop()
+    world.dispatcher.run()
+    assert not world.rush.going_on
+
+
 @pytest.mark.parametrize("end", ["outage", "suspicion", "retirement"])
 def test_a_rush_ends_when_nothing_can_be_started(world: World, end: str) -> None:
     world.pool.size = 1
