@@ -24,7 +24,7 @@ from scheduler_service.database import StoreUnavailable
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn, StartsLimits
 from scheduler_service.model import Attempt, Lease
-from scheduler_service.workers.rerunning import MARKED_LOST
+from scheduler_service.workers.tasks import MARKED_LOST
 
 WATCH_SECONDS = 1.0  # how often we look while we run something, or lead and another replica does
 LEAST_SECONDS = 0.05

@@ -34,7 +34,7 @@ from scheduler_service.reloading import Reloaded
 from scheduler_service.runner import needs_process
 from scheduler_service.service.health import Health, Stuck
 from scheduler_service.service.parts import Drifted, Parts, Phase, TakenOver, assemble, tell_crash
-from scheduler_service.workers.rerunning import REPLICA_ENDS
+from scheduler_service.workers.tasks import REPLICA_ENDS
 
 __all__ = ["Health", "Parts", "Phase", "Service", "Stuck", "WebServer", "assemble"]
 

@@ -32,16 +32,14 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from scheduler_service.clock import Clock, DatabaseTime
-from scheduler_service.context import Stopping
 from scheduler_service.events import Events
 from scheduler_service.model import Attempt, JobSpec, Outcome, Overlap, State
 from scheduler_service.runner import needs_process
-from scheduler_service.workers.rerunning import MARKED_LOST, goes_elsewhere, in_the_end
 from scheduler_service.workers.room import AHEAD, Room
+from scheduler_service.workers.tasks import MARKED_LOST, StuckTask, Task
 from scheduler_service.workers.telling import names, tell_end
 
 HELD_SECONDS = 1.0  # what was taken ahead and not begun for so long is given back
@@ -59,30 +57,6 @@ class ResultWriter(Protocol):
 
     def add(self, attempt: Attempt, outcome: Outcome, *, awaited: bool = False) -> None:
         """Take a result, for the end of which another run may wait; must not block."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    attempt: Attempt
-    spec: JobSpec
-    weight: int  # of AHEAD to a worker
-    taken_at: float  # boot clock
-    stopping: Stopping = field(default_factory=Stopping)
-    late: list[Outcome] = field(default_factory=list)  # of a function that returned just after it was given up
-
-    def in_the_end(self, outcome: Outcome) -> Outcome:
-        """Return how it ended, and whether it is run again elsewhere."""
-        return in_the_end(self.attempt, self.spec, self.stopping, outcome)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stuck:
-    """A function that is over its time-out and has not returned."""
-
-    task: _Task
-    ran_seconds: float  # until it was given up
-    since: float  # when that was, on the boot clock
-    keeps_its_place: bool
 
 
 def _nobody() -> None:
@@ -130,13 +104,13 @@ class Workers:
         self._clock = clock
         self._on_crash = on_crash
         self._lock = threading.RLock()  # a writer may say at once that it is done
-        self._tasks: dict[int, _Task] = {}  # by attempt id: taken, and not durably recorded
-        self._stuck: dict[int, _Stuck] = {}  # by attempt id
+        self._tasks: dict[int, Task] = {}  # by attempt id: taken, and not durably recorded
+        self._stuck: dict[int, StuckTask] = {}  # by attempt id
         self._room = Room(threads, clock)
         self._busy_count = 0
         self._busy_process_count = 0
         self._threads: list[threading.Thread] = []
-        self._inbox: queue.SimpleQueue[_Task] = queue.SimpleQueue()  # as long as the weights allow
+        self._inbox: queue.SimpleQueue[Task] = queue.SimpleQueue()  # as long as the weights allow
         self._closed = False
         self.on_free: Callable[[], None] = _nobody
         results.on_written = self._written
@@ -208,7 +182,7 @@ class Workers:
             self._busy_count += 1
             self._room.take(weight)
             self._busy_process_count += own_process
-            task = self._tasks[attempt.id] = _Task(attempt, spec, weight, now)
+            task = self._tasks[attempt.id] = Task(attempt, spec, weight, now)
         self._inbox.put(task)
 
     def give_back(self, held_seconds: float = HELD_SECONDS) -> list[Attempt]:
@@ -294,7 +268,7 @@ class Workers:
                 raise
             self._on_crash(name, error)
 
-    def _work(self, task: _Task) -> None:
+    def _work(self, task: Task) -> None:
         with self._lock:
             self._room.begin(task.attempt.id, task.weight)
         outcome = self._perform(task)
@@ -314,7 +288,7 @@ class Workers:
         if room:
             self.on_free()
 
-    def _leave_place(self, task: _Task) -> None:
+    def _leave_place(self, task: Task) -> None:
         self._room.end(task.attempt.id, task.weight)
         self._busy_count -= 1
         self._busy_process_count -= needs_process(task.spec)
@@ -322,7 +296,7 @@ class Workers:
     def _free_room(self) -> int:
         return max(0, min(self._room.free(), self._limit + UNWRITTEN_LIMIT - len(self._tasks)))
 
-    def _leave(self, task: _Task, outcome: Outcome) -> bool:
+    def _leave(self, task: Task, outcome: Outcome) -> bool:
         """Record a function that has not returned, unless its run would begin elsewhere while it goes on here.
 
         Return whether it keeps its worker's place.
@@ -333,8 +307,8 @@ class Workers:
                 self._results.add(attempt, task.in_the_end(task.late[0]))
                 return False
             keeps_its_place = len(self._stuck) >= self._limit
-            self._stuck[attempt.id] = _Stuck(task, outcome.seconds, self._clock.monotonic(), keeps_its_place)
-            if not goes_elsewhere(attempt, task.spec, task.stopping, outcome):
+            self._stuck[attempt.id] = StuckTask(task, outcome.seconds, self._clock.monotonic(), keeps_its_place)
+            if not task.goes_elsewhere(outcome):
                 # Under the lock, so that it cannot follow, and replace, the result that says it has returned.
                 self._results.add(attempt, outcome)
             elif task.stopping.reason == MARKED_LOST:
@@ -355,7 +329,7 @@ class Workers:
                 self._tasks.pop(attempt.id, None)
         self.on_free()  # a slot may be free
 
-    def _perform(self, task: _Task) -> Outcome | None:
+    def _perform(self, task: Task) -> Outcome | None:
         """Run the task; None if it is no longer ours."""
         attempt = task.attempt
         events = self._events.bind(term=attempt.term)
@@ -377,7 +351,7 @@ class Workers:
         tell_end(events, attempt, outcome)
         return outcome
 
-    def _executed(self, task: _Task) -> Outcome:
+    def _executed(self, task: Task) -> Outcome:
         began = self._clock.monotonic()
         try:
             return self._run(task.attempt, task.spec, task.stopping)
@@ -385,7 +359,7 @@ class Workers:
             seconds = self._clock.monotonic() - began
             return Outcome(State.FAILED, seconds, f"the service failed to run it: {type(error).__name__}: {error}")
 
-    def _may_begin(self, task: _Task) -> bool:
+    def _may_begin(self, task: Task) -> bool:
         """Whether the attempt is ours to begin; True as well if it was asked to stop meanwhile."""
         asked_at = task.attempt.sent
         sure = True

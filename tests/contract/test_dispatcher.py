@@ -12,12 +12,11 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 
 from scheduler_service import schedule as schedules
-from scheduler_service.context import Stopping
 from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.ledger import Finished, Replica
 from scheduler_service.model import CatchUp, Lease, OnCrash, Outcome, Overlap, State
 from scheduler_service.tables import job_state, leader_lease, replica, run, run_attempt
-from scheduler_service.workers.rerunning import in_the_end
+from scheduler_service.workers.tasks import Task
 from tests.contract.dispatcher_world import HOUR, LOCK, ME, MINUTE, OTHER, World, job
 from tests.waiting import wait_until
 
@@ -793,10 +792,10 @@ def test_a_run_that_stops_because_it_was_marked_lost_takes_back_no_rerun(world: 
     world.cut.ledger.mark_lost(world.leadership.lease, ME, None, world.dispatcher.starts_limits())
     assert world.runs() == [("waiting", "rerun")]
     world.housekeeping.step()
-    stopping = Stopping()
-    stopping.request(world.pool.stopped[0][1])
+    task = Task(attempt, spec, weight=1, taken_at=0.0)
+    task.stopping.request(world.pool.stopped[0][1])
     stopped = Outcome(State.CANCELLED, 0.0, "stopped: lost")
-    world.cut.ledger.finish([Finished(attempt, in_the_end(attempt, spec, stopping, stopped))])
+    world.cut.ledger.finish([Finished(attempt, task.in_the_end(stopped))])
     assert world.runs() == [("waiting", "retry")]
     world.pool.taken.clear()
     world.clock.added += 1  # until the next poll

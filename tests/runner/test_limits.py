@@ -16,7 +16,7 @@ from scheduler_service.ledger import Finished
 from scheduler_service.model import Attempt, JobSpec, OnCrash, Outcome, State
 from scheduler_service.results import Results
 from scheduler_service.workers import Workers
-from scheduler_service.workers.rerunning import MARKED_LOST, REPLICA_ENDS
+from scheduler_service.workers.tasks import MARKED_LOST, REPLICA_ENDS
 from tests.runner.conftest import Bench, a_job, an_attempt
 from tests.waiting import wait_until
 

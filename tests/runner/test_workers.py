@@ -13,8 +13,8 @@ import pytest
 from scheduler_service.clock import BootClock, DatabaseTime
 from scheduler_service.model import Attempt, JobSpec, OnCrash, Outcome, State
 from scheduler_service.workers import HELD_SECONDS, Workers
-from scheduler_service.workers.rerunning import MARKED_LOST, REPLICA_ENDS
 from scheduler_service.workers.room import AHEAD, QUICK_SECONDS
+from scheduler_service.workers.tasks import MARKED_LOST, REPLICA_ENDS
 from tests.runner.conftest import NOON, PATIENCE_SECONDS, Bench, Told, a_job, an_attempt
 from tests.waiting import wait_until
 
