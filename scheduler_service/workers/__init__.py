@@ -183,7 +183,7 @@ class Workers:
             self._room.take(weight)
             self._busy_process_count += own_process
             task = self._tasks[attempt.id] = Task(attempt, spec, weight, now)
-        self._inbox.put(task)
+            self._inbox.put(task)  # under the lock: `close` finds here whatever is registered and not begun
 
     def give_back(self, held_seconds: float = HELD_SECONDS) -> list[Attempt]:
         """Forget attempts that were taken ahead and that nobody has begun for so long; return them."""
