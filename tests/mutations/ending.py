@@ -262,6 +262,31 @@ MUTATIONS = (
         _DISPATCHER + "test_a_run_marked_lost_is_asked_to_stop_where_it_goes_on",
     ),
     mutation(
+        "lost-takes-back",
+        "a run that stops because it was marked lost takes the rerun back that waits",
+        "scheduler_service/workers/tasks.py",
+        "self.stopping.reason in (REPLICA_ENDS, MARKED_LOST)",
+        "self.stopping.reason == REPLICA_ENDS",
+        _DISPATCHER + "test_a_run_that_stops_because_it_was_marked_lost_takes_back_no_rerun",
+    ),
+    mutation(
+        "begun-after-the-drain",
+        "a start that is answered after the grace of a drain begins",
+        "scheduler_service/workers/__init__.py",
+        "            if self._closed:\n                return\n",
+        "",
+        "tests/runner/test_workers.py::test_once_they_are_closed_nothing_begins_that_has_not_and_what_has_goes_on",
+    ),
+    mutation(
+        "unbegun-is-lost",
+        "what nobody has begun when a drain ends counts as lost",
+        "scheduler_service/service/__init__.py",
+        "            self._parts.housekeeping.reconcile()\n",
+        "            pass\n",
+        "tests/cli/test_drain.py::"
+        "test_a_start_that_is_not_answered_before_the_grace_is_over_begins_nothing_and_its_run_waits_again",
+    ),
+    mutation(
         "forfeit-given-back",
         "runs with `on_leadership_lost: cancel` are ended when the lease is given back",
         "scheduler_service/forfeits.py",

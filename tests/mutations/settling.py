@@ -264,6 +264,31 @@ MUTATIONS = (
         _OVERLAP + "test_nor_does_it_start_stale_after_a_pause_that_ends_by_itself",
     ),
     mutation(
+        "stale-after-a-pause-of-the-same-term",
+        "what waits when a pause begins starts after it, however long that was",
+        _STATES,
+        "            self._untried.add(state.job_id)\n            tell_pause",
+        "            tell_pause",
+        _OVERLAP + "test_what_waits_when_a_pause_begins_starts_after_it_unless_it_is_stale_then",
+    ),
+    mutation(
+        "restless-after-a-pause",
+        "a pause that jitter keeps from being settled is settled again as often as it can",
+        _STATES,
+        "        return [job_id for job_id in over if job_id in self._fresh]\n",
+        "        return over\n",
+        _OVERLAP
+        + "test_a_pause_that_jitter_keeps_from_being_settled_covers_its_ticks_and_does_not_keep_the_leader_busy",
+    ),
+    mutation(
+        "undecided-after-a-pause",
+        "what waits when a pause begins is not decided before a tick that jitter makes due much later",
+        _SETTLING,
+        "        if not is_paused(state, now):  #",
+        "        if False:  #",
+        _OVERLAP + "test_after_a_pause_nothing_waits_for_a_tick_that_jitter_makes_due_much_later",
+    ),
+    mutation(
         "restless-in-doubt",
         "a leader in doubt looks at its lease as often as it can while jobs are due",
         _RESTING,
