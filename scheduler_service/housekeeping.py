@@ -160,23 +160,29 @@ class Housekeeping:
 
     # --- ourselves
 
-    def reconcile(self) -> SignedIn:
-        """Sign in, and let what is open under our name and will not begin here wait again.  Any thread may."""
+    def reconcile(self, *, begins: bool = True) -> SignedIn:
+        """Sign in, and let what is open under our name and will not begin here wait again.  Any thread may.
+
+        `begins`: what is started without an answer yet may still begin here; not so once the workers are closed.
+        """
         before = frozenset(self._workers.registry())
         signed_in = self._ledger.sign_in(self._replica)
-        self._reconcile(before, signed_in)
+        self._reconcile(before, signed_in, begins=begins)
         return signed_in
 
-    def _reconcile(self, before: frozenset[int], signed_in: SignedIn) -> None:
+    def _reconcile(self, before: frozenset[int], signed_in: SignedIn, *, begins: bool) -> None:
         """Make the ledger and our own registry agree; the ledger was read first."""
         held = {one.attempt_id: one for one in signed_in.held}
-        claims, known = self._open_claims(), self._workers.registry()
-        # A database that forgot how they ended (a promoted standby) has them open, and their code goes on.
-        stuck = {attempt.id for attempt in self._workers.stuck()}
+        claims, known = self._open_claims() if begins else (), self._workers.registry()
+        # A database that forgot how they ended (a promoted standby) has them open, and their code goes on; it may
+        # also have given their numbers again.
+        stuck = {(one.id, one.run_id, one.attempt) for one in self._workers.stuck()}
         never_began = [
             one.attempt_id
             for one in held.values()
-            if one.attempt_id not in known and one.claim_id not in claims and one.attempt_id not in stuck
+            if one.attempt_id not in known
+            and one.claim_id not in claims
+            and (one.attempt_id, one.run_id, one.attempt) not in stuck
         ]
         if never_began and self._ledger.unstart(self._replica.instance_id, never_began):
             self._wake_dispatcher()

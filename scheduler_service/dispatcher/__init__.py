@@ -160,7 +160,6 @@ class Dispatcher:
             seconds = self.step()
             with self._changed:
                 self._changed.wait_for(self._is_woken, seconds)
-        self._starter.abandon()
         self._rush.tell(going_on=False)  # though more may be due: nobody here starts it
 
     def step(self) -> float:

@@ -227,10 +227,6 @@ class Starter:
         for claim_id, claim in tuple(self._claims.items()):
             self._hand_over(claim_id, self._ledger.claimed(claim_id, tuple(claim.runs), claim.sent))
 
-    def abandon(self) -> None:
-        """Hand nothing over any more: what may have come of starts without an answer is on its way to nobody."""
-        self._claims = {}
-
     def _hand_over(self, claim_id: str, attempts: Iterable[Attempt]) -> None:
         claim = self._claims[claim_id]
         weights = {run.id: weight for run, weight in claim.runs.items()}

@@ -374,11 +374,11 @@ class Service:
         self._parts.runner.close()
 
     def _sign_out(self, seconds: float) -> None:
-        # Just before: a result that is not written by then is closed as lost, and its run may be started again.
-        self._write_results(seconds)
         # What nobody has begun waits again; if that cannot be written, it is closed as lost with what has not stopped.
         with contextlib.suppress(StoreUnavailable):
-            self._parts.housekeeping.reconcile()
+            self._parts.housekeeping.reconcile(begins=False)
+        # Just before: a result that is not written by then is closed as lost, and its run may be started again.
+        self._write_results(seconds)
         try:
             self._parts.ledger.sign_out(self._parts.elector.instance_id, self._parts.dispatcher.starts_limits())
         except StoreUnavailable as error:

@@ -39,7 +39,7 @@ from scheduler_service.events import Events
 from scheduler_service.model import Attempt, JobSpec, Outcome, Overlap, State
 from scheduler_service.runner import needs_process
 from scheduler_service.workers.room import AHEAD, Room
-from scheduler_service.workers.tasks import MARKED_LOST, StuckTask, Task
+from scheduler_service.workers.tasks import MARKED_LOST, REPLICA_ENDS, StuckTask, Task
 from scheduler_service.workers.telling import names, tell_end
 
 HELD_SECONDS = 1.0  # what was taken ahead and not begun for so long is given back
@@ -326,20 +326,23 @@ class Workers:
     def _written(self, attempts: Sequence[Attempt]) -> None:
         with self._lock:
             for attempt in attempts:
-                self._tasks.pop(attempt.id, None)
+                task = self._tasks.get(attempt.id)
+                if task is not None and task.attempt.started_at == attempt.started_at:  # not another of that number
+                    del self._tasks[attempt.id]
         self.on_free()  # a slot may be free
 
     def _perform(self, task: Task) -> Outcome | None:
-        """Run the task; None if it is no longer ours."""
+        """Run the task; None if it is not ours to begin: it is closed already, or waits again when we sign out."""
         attempt = task.attempt
         events = self._events.bind(term=attempt.term)
-        if not self._may_begin(task):
+        if not self._may_begin(task) or task.stopping.reason in (MARKED_LOST, REPLICA_ENDS):
+            ends = task.stopping.reason == REPLICA_ENDS
             events.emit(
                 "attempt_returned",
                 job=attempt.job_id,
                 run=attempt.run_id,
                 attempt=attempt.attempt,
-                reason="it was no longer open when a worker could begin it",
+                reason=REPLICA_ENDS if ends else "it was no longer open when a worker could begin it",
             )
             return None
         if task.stopping.is_set():
@@ -360,7 +363,7 @@ class Workers:
             return Outcome(State.FAILED, seconds, f"the service failed to run it: {type(error).__name__}: {error}")
 
     def _may_begin(self, task: Task) -> bool:
-        """Whether the attempt is ours to begin; True as well if it was asked to stop meanwhile."""
+        """Whether the attempt is open and ours; True as well if it was asked to stop meanwhile."""
         asked_at = task.attempt.sent
         sure = True
         pause = FIRST_PAUSE_SECONDS
@@ -376,7 +379,7 @@ class Workers:
             if not sure:
                 task.stopping.wait(pause)
                 pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
-        return task.stopping.reason != MARKED_LOST  # then the ledger has closed it already
+        return True
 
     def _delay_seconds(self, attempt: Attempt) -> float:
         now = self._database_time.now() if self._database_time.known else attempt.started_at

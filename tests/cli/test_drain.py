@@ -21,7 +21,7 @@ from scheduler_service.clock import BootClock
 from scheduler_service.config import load
 from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.events import Event, Events
-from scheduler_service.ledger import Finished
+from scheduler_service.ledger import Finished, SignedIn
 from scheduler_service.mailbox import Mailbox
 from scheduler_service.service import Service, assemble
 from scheduler_service.tables import run, run_attempt
@@ -452,10 +452,15 @@ def test_a_result_that_can_be_written_again_before_the_replica_signs_out_is_writ
             raise StoreUnavailable("it is away")
         written(results)
 
-    parts.results._finish = finish
-    # The pages are stopped when the grace is over, and what had to be cut off was.
-    pages = SimpleNamespace(url="", start=lambda: None, stop=lambda _: back.set())
-    assert Service(config, parts, pages).run() == 1
+    sign_in = parts.ledger.sign_in
+
+    def sign_in_again(replica: Any) -> SignedIn:
+        if threading.current_thread().name == "sign_out":
+            back.set()
+        return sign_in(replica)
+
+    parts.results._finish, parts.ledger.sign_in = finish, sign_in_again
+    assert Service(config, parts).run() == 1
     names = [event.name for event in told]
     assert "service_stopped" in names
     assert "results_given_up" not in names

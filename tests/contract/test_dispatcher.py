@@ -841,16 +841,15 @@ def test_a_claim_on_its_way_is_left_alone(world: World) -> None:
     assert len(world.pool.taken) == 1
 
 
-def test_when_the_dispatcher_has_ended_a_claim_is_on_its_way_to_nobody(world: World) -> None:
+@pytest.mark.parametrize("begins", [True, False])
+def test_what_a_start_without_an_answer_began_waits_again_once_nothing_begins_here(world: World, begins: bool) -> None:
     world.adopt(job(), back=HOUR)
     world.cut.cuts["start"] = "reply"
     world.dispatcher.step()
     assert world.dispatcher.open_claims()
-    world.dispatcher.stop()
-    world.dispatcher.run()
-    world.housekeeping.reconcile()
-    assert world.runs() == [("waiting", "queued")]
-    assert world.execute(select(run_attempt)) == []
+    world.housekeeping.reconcile(begins=begins)
+    assert world.runs() == [("running", None) if begins else ("waiting", "queued")]
+    assert len(world.execute(select(run_attempt))) == begins
 
 
 def test_a_run_whose_function_has_not_returned_does_not_wait_again_though_its_end_was_forgotten(world: World) -> None:
@@ -861,6 +860,10 @@ def test_a_run_whose_function_has_not_returned_does_not_wait_again_though_its_en
     world.pool.taken.clear()
     world.housekeeping.step()
     assert world.runs() == [("running", None)]
+    (stuck,) = world.pool.given_up
+    world.pool.given_up = [replace(stuck, run_id=stuck.run_id + 1)]  # of that number before it was given again
+    world.housekeeping.step()
+    assert world.runs() == [("waiting", "queued")]
 
 
 def test_a_huge_backlog_is_settled_in_parts_and_every_tick_once(world: World) -> None:

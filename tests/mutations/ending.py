@@ -281,7 +281,7 @@ MUTATIONS = (
         "unbegun-is-lost",
         "what nobody has begun when a drain ends counts as lost",
         "scheduler_service/service/__init__.py",
-        "            self._parts.housekeeping.reconcile()\n",
+        "            self._parts.housekeeping.reconcile(begins=False)\n",
         "            pass\n",
         "tests/cli/test_drain.py::"
         "test_a_start_that_is_not_answered_before_the_grace_is_over_begins_nothing_and_its_run_waits_again",

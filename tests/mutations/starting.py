@@ -168,8 +168,8 @@ MUTATIONS = (
         "claim-unknown",
         "an attempt on its way to a worker is taken for one that never began",
         _HOUSE,
-        "if one.attempt_id not in known and one.claim_id not in claims",
-        "if one.attempt_id not in known",
+        "            and one.claim_id not in claims\n",
+        "",
         _DISPATCHER + "test_a_claim_on_its_way_is_left_alone",
     ),
     mutation(

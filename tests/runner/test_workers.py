@@ -379,19 +379,21 @@ def test_what_is_stopped_while_nobody_can_tell_is_cancelled_and_never_begun():
     world = World(answers=iter(lambda: None, True))
     world.submit(1, sent=world.clock.now - 7.5)
     wait_until(lambda: world.asked)
-    world.workers.stop_run(1, REPLICA_ENDS)
+    world.workers.stop_run(1, "cancelled by ada")
     world.ended()
     outcome = world.writer.taken[1]
-    assert (outcome.state, outcome.error) == (State.CANCELLED, "stopped before it began: the replica is stopping")
+    assert (outcome.state, outcome.error) == (State.CANCELLED, "stopped before it began: cancelled by ada")
     assert world.jobs.begun == []
 
 
-def test_what_was_marked_lost_before_it_began_is_left_as_the_ledger_closed_it():
+@pytest.mark.parametrize("reason", [MARKED_LOST, REPLICA_ENDS])
+def test_what_is_closed_already_or_waits_again_when_we_sign_out_is_not_recorded(reason: str):
     world = World(answers=iter(lambda: None, True))
     world.submit(1, sent=world.clock.now - 7.5)
     wait_until(lambda: world.asked)
-    world.workers.stop_run(1, MARKED_LOST)
+    world.workers.stop_run(1, reason)
     world.told.wait_for("attempt_returned")
+    wait_until(lambda: not world.workers.registry())
     assert world.jobs.begun == []
     assert 1 not in world.writer.taken
 
@@ -404,6 +406,9 @@ def test_an_attempt_is_registered_until_its_result_is_recorded():
     world.submit(1)
     world.jobs.let_go(1)
     world.ended()
+    assert list(world.workers.registry()) == [1]
+    forgotten = replace(an_attempt(1), started_at=NOON - timedelta(hours=1))  # by a database that gave its number again
+    world.writer.on_written([forgotten])
     assert list(world.workers.registry()) == [1]
     world.writer.write(1)
     assert not world.workers.registry()
