@@ -238,6 +238,7 @@ class Workers:
                 self._tasks[attempt.id].late.append(outcome)
                 return
             stuck = self._stuck.pop(attempt.id)
+            self._tasks.setdefault(attempt.id, stuck.task)  # ours until that is written, too
             self._results.add(attempt, stuck.task.in_the_end(outcome))
             if stuck.keeps_its_place:
                 self._leave_place(stuck.task)

@@ -414,6 +414,20 @@ def test_an_attempt_is_registered_until_its_result_is_recorded():
     assert not world.workers.registry()
 
 
+def test_an_attempt_whose_function_returned_at_last_is_registered_until_that_is_recorded_too():
+    """A database that forgot its first end would have it begin again otherwise."""
+    world = World(at_once=False, run=lambda *_: Outcome(State.TIMED_OUT, 0.4, "it has not returned", returned=False))
+    world.submit(1)
+    world.ended()
+    world.writer.write(1)
+    assert not world.workers.registry()
+    world.writer.taken.clear()
+    world.workers.returned(an_attempt(1), DONE)
+    assert list(world.workers.registry()) == [1]
+    world.writer.write(1)
+    assert not world.workers.registry()
+
+
 def test_many_attempts_at_once_are_each_run_once():
     world = World(threads=8)
     world.jobs.let_all_go()
