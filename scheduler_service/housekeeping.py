@@ -165,13 +165,8 @@ class Housekeeping:
 
         `begins`: what is started without an answer yet may still begin here; not so once the workers are closed.
         """
-        before = frozenset(self._workers.registry())
-        signed_in = self._ledger.sign_in(self._replica)
-        self._reconcile(before, signed_in, begins=begins)
-        return signed_in
-
-    def _reconcile(self, before: frozenset[int], signed_in: SignedIn, *, begins: bool) -> None:
-        """Make the ledger and our own registry agree; the ledger was read first."""
+        before = self._workers.registry().keys()
+        signed_in = self._ledger.sign_in(self._replica)  # before our own register is read again
         held = {one.attempt_id: one for one in signed_in.held}
         claims, known = self._open_claims() if begins else (), self._workers.registry()
         # A database that forgot how they ended (a promoted standby) has them open, and their code goes on; it may
@@ -193,6 +188,7 @@ class Housekeeping:
         if missing:
             for attempt_id in self._ledger.lost_among(missing):
                 self._workers.stop_run(attempt_id, MARKED_LOST)
+        return signed_in
 
     def _compare(self, signed_in: SignedIn) -> None:
         """Tell once of each live replica that has another configuration."""

@@ -14,7 +14,7 @@ from sqlalchemy import delete, insert, select, update
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.ledger import Finished, Replica
-from scheduler_service.model import CatchUp, Lease, OnCrash, Outcome, Overlap, State
+from scheduler_service.model import Attempt, CatchUp, JobSpec, Lease, OnCrash, Outcome, Overlap, State
 from scheduler_service.tables import job_state, leader_lease, replica, run, run_attempt
 from scheduler_service.workers.tasks import Task
 from tests.contract.dispatcher_world import HOUR, LOCK, ME, MINUTE, OTHER, World, job
@@ -784,12 +784,18 @@ def test_a_run_marked_lost_is_asked_to_stop_where_it_goes_on(world: World) -> No
     assert world.pool.stopped == [(next(iter(world.pool.taken)), "lost")]
 
 
-def test_a_run_that_stops_because_it_was_marked_lost_takes_back_no_rerun(world: World) -> None:
+def marked_lost(world: World) -> tuple[Attempt, JobSpec]:
+    """Return an attempt that goes on here and was marked lost, and its job, which runs again."""
     spec = job(on_crash=OnCrash.RERUN)
     world.adopt(spec, back=HOUR)
     world.step_all()
     (attempt,) = world.pool.taken.values()
     world.cut.ledger.mark_lost(world.leadership.lease, ME, None, world.dispatcher.starts_limits())
+    return attempt, spec
+
+
+def test_a_run_that_stops_because_it_was_marked_lost_takes_back_no_rerun(world: World) -> None:
+    attempt, spec = marked_lost(world)
     assert world.runs() == [("waiting", "rerun")]
     world.housekeeping.step()
     task = Task(attempt, spec, weight=1, taken_at=0.0)
@@ -804,11 +810,7 @@ def test_a_run_that_stops_because_it_was_marked_lost_takes_back_no_rerun(world: 
 
 
 def test_a_run_that_stops_because_it_was_marked_lost_leaves_alone_what_another_has_begun(world: World) -> None:
-    spec = job(on_crash=OnCrash.RERUN)
-    world.adopt(spec, back=HOUR)
-    world.step_all()
-    (attempt,) = world.pool.taken.values()
-    world.cut.ledger.mark_lost(world.leadership.lease, ME, None, world.dispatcher.starts_limits())
+    attempt, _ = marked_lost(world)
     world.pool.taken.clear()
     world.clock.added += 1  # until the next poll
     world.step_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -219,24 +219,33 @@ def test_a_function_that_returns_just_after_it_was_given_up_is_recorded_once_and
     assert "thread_stuck" not in pool.told.names()
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before it is given up", "after it was"])
-def test_what_ends_with_its_replica_is_run_again_also_if_its_function_returns_at_last(bench: Bench, late: bool):
+NOT_RETURNED = Outcome(State.CANCELLED, 0.4, "stopped; it has not returned", returned=False)
+
+
+def given_up(bench: Bench, reason: str, meanwhile: Callable[[Pool, Attempt], None] = lambda *_: None) -> Pool:
+    """Return a pool in which a function is asked to stop for `reason`, and does not return."""
     pool = Pool(bench, threads=1)
-    first = Outcome(State.CANCELLED, 0.4, "stopped; it has not returned", returned=False)
-    given: list[Attempt] = []
 
     def run(attempt: Attempt, spec: JobSpec, stop: threading.Event) -> Outcome:
-        given.append(attempt)
-        pool.workers.stop_run(attempt.id, REPLICA_ENDS)
-        if not late:
-            pool.workers.returned(attempt, replace(first, returned=True))
-        return first
+        pool.workers.stop_run(attempt.id, reason)
+        meanwhile(pool, attempt)
+        return NOT_RETURNED
 
     pool.workers._run = run
     pool.submit(1, a_job(run="tidy:main", on_crash=OnCrash.RERUN))
+    return pool
+
+
+def return_at_last(pool: Pool, attempt: Attempt) -> None:
+    pool.workers.returned(attempt, replace(NOT_RETURNED, returned=True))
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it is given up", "after it was"])
+def test_what_ends_with_its_replica_is_run_again_also_if_its_function_returns_at_last(bench: Bench, late: bool):
+    pool = given_up(bench, REPLICA_ENDS, *([] if late else [return_at_last]))
     if late:
         wait_until(lambda: pool.workers.stuck_count == 1)
-        pool.workers.returned(given[0], replace(first, returned=True))
+        return_at_last(pool, pool.workers.stuck()[0])
     wait_until(lambda: (1, True) in pool.written)
     assert pool.outcomes[1].retry_seconds == 0.0
 
@@ -245,23 +254,13 @@ def test_what_ends_with_its_replica_is_run_again_also_if_its_function_returns_at
 def test_what_ends_with_its_replica_does_not_begin_elsewhere_while_its_function_goes_on(
     bench: Bench, reason: str, registered: list[int]
 ):
-    pool = Pool(bench, threads=1)
-    first = Outcome(State.CANCELLED, 0.4, "stopped; it has not returned", returned=False)
-    given: list[Attempt] = []
-
-    def run(attempt: Attempt, spec: JobSpec, stop: threading.Event) -> Outcome:
-        given.append(attempt)
-        pool.workers.stop_run(attempt.id, reason)
-        return first
-
-    pool.workers._run = run
-    pool.submit(1, a_job(run="tidy:main", on_crash=OnCrash.RERUN))
+    pool = given_up(bench, reason)
     wait_until(lambda: pool.workers.free_count == 1)
     assert (pool.workers.stuck_count, pool.results.pending_count, pool.written) == (1, 0, [])
     pool.workers.close()
-    assert [attempt.id for attempt in pool.workers.stuck()] == [1]
+    (stuck,) = pool.workers.stuck()
     assert list(pool.workers.registry()) == registered  # until we sign out; the ledger has closed the other already
-    pool.workers.returned(given[0], replace(first, returned=True))
+    return_at_last(pool, stuck)
     wait_until(lambda: pool.written == [(1, True)])
     assert pool.outcomes[1].retry_seconds == 0.0
     wait_until(lambda: pool.workers.registry() == {})

@@ -30,6 +30,14 @@ def press(browser: Browser, title: str) -> None:
     buttons[0].click()
 
 
+def trigger_with(browser: Browser, base: str, typed: str) -> None:
+    """Type arguments, and trigger the job."""
+    browser.open(f"{base}/jobs/greeting")
+    browser.find("form[data-key=trigger] summary").click()
+    browser.find("form[data-key=trigger] input").send_keys(typed)
+    press(browser, "Trigger")
+
+
 def give_token(browser: Browser, token: str = TOKEN) -> None:
     browser.find("#token-dialog #token").send_keys(token, Key.ENTER)
 
@@ -119,19 +127,13 @@ def test_a_run_that_goes_on_is_cancelled(base: str, browser: Browser) -> None:
 
 
 def test_arguments_that_are_no_json_are_sent_nowhere(base: str, browser: Browser) -> None:
-    browser.open(f"{base}/jobs/greeting")
-    browser.find("form[data-key=trigger] summary").click()
-    browser.find("form[data-key=trigger] input").send_keys("{days: 7}")
-    press(browser, "Trigger")
+    trigger_with(browser, base, "{days: 7}")
     browser.wait_for_text("#said", "not JSON")
     assert not [url for url in browser.requested() if "/api/" in url]
 
 
 def test_what_the_api_refuses_is_said(base: str, browser: Browser) -> None:
-    browser.open(f"{base}/jobs/greeting")
-    browser.find("form[data-key=trigger] summary").click()
-    browser.find("form[data-key=trigger] input").send_keys("7")
-    press(browser, "Trigger")
+    trigger_with(browser, base, "7")
     give_token(browser)
     browser.wait_for_text("#said", "Trigger: arguments: give a JSON list or a JSON map")
     assert browser.find("#said").get_attribute("data-bad") is not None
@@ -139,10 +141,7 @@ def test_what_the_api_refuses_is_said(base: str, browser: Browser) -> None:
 
 def test_arguments_arrive_as_they_were_typed(base: str, browser: Browser) -> None:
     typed = '{"a": 9007199254740993, "b": 1.0}'
-    browser.open(f"{base}/jobs/greeting")
-    browser.find("form[data-key=trigger] summary").click()
-    browser.find("form[data-key=trigger] input").send_keys(typed)
-    press(browser, "Trigger")
+    trigger_with(browser, base, typed)
     give_token(browser)
     browser.wait_for_text("#said", "Trigger: done.")
     browser.find("#said a").click()
@@ -151,20 +150,14 @@ def test_arguments_arrive_as_they_were_typed(base: str, browser: Browser) -> Non
 
 def test_arguments_that_the_api_refuses_stay_to_be_mended(base: str, browser: Browser) -> None:
     typed = '{"a": 1, "a": 2}'
-    browser.open(f"{base}/jobs/greeting")
-    browser.find("form[data-key=trigger] summary").click()
-    browser.find("form[data-key=trigger] input").send_keys(typed)
-    press(browser, "Trigger")
+    trigger_with(browser, base, typed)
     give_token(browser)
     browser.wait_for_text("#said", "'a' is given twice")
     assert browser.find("form[data-key=trigger] input").get_property("value") == typed
 
 
 def test_arguments_add_no_keys_of_their_own(base: str, browser: Browser) -> None:
-    browser.open(f"{base}/jobs/greeting")
-    browser.find("form[data-key=trigger] summary").click()
-    browser.find("form[data-key=trigger] input").send_keys('{"a": 1}, "by": "x"')
-    press(browser, "Trigger")
+    trigger_with(browser, base, '{"a": 1}, "by": "x"')
     browser.wait_for_text("#said", "not JSON")
     assert not [url for url in browser.requested() if "/api/" in url]
 
