@@ -14,7 +14,7 @@ from scheduler_service.clock import Clock
 from scheduler_service.dispatcher.states import JobStates
 from scheduler_service.dispatcher.telling import tell_adoption
 from scheduler_service.events import Events
-from scheduler_service.ledger import ABSENT_AFTER, Ledger
+from scheduler_service.ledger import ABSENT_AFTER, Ledger, Survey
 from scheduler_service.model import JobSpec, Lease
 
 RECALLED_JOBS = 400  # known before all are adopted: more than can be settled at once, for some may be edited
@@ -52,10 +52,11 @@ class Adopter:
         self.specs = specs
         self.is_behind = True
 
-    def recall(self) -> None:
-        """Know the first that are to be settled, after an election: an adoption of all can wait."""
-        self._states.recall(self.specs, RECALLED_JOBS)
+    def recall(self) -> Survey:
+        """Know the first that are to be settled, after an election, and survey them: an adoption of all can wait."""
+        survey = self._states.recall(self.specs, RECALLED_JOBS)
         self.is_behind = True
+        return survey
 
     def adopt(self, lease: Lease) -> list[str] | None:
         """Let the ledger agree; return the jobs to be settled now, None if the term is over."""

@@ -16,7 +16,7 @@ from scheduler_service import schedule as schedules
 from scheduler_service.dispatcher.settling import is_paused, settle_job, written
 from scheduler_service.dispatcher.telling import tell_pause
 from scheduler_service.events import Events
-from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement
+from scheduler_service.ledger import JobState, Ledger, OpenRun, Poll, Settlement, Survey
 from scheduler_service.model import JobSpec, Overlap
 from scheduler_service.schedule import Schedule, ScheduleError
 
@@ -42,11 +42,13 @@ class JobStates(Mapping[str, JobState]):
     def __len__(self) -> int:
         return len(self._states)
 
-    def recall(self, specs: Mapping[str, JobSpec], most: int) -> None:
+    def recall(self, specs: Mapping[str, JobSpec], most: int) -> Survey:
         """Know some of the jobs that are as the ledger has them, after an election: nothing is settled yet."""
-        standing = (one for one in self._ledger.recall(most) if one.job_id in specs)
+        states, survey = self._ledger.recall(most)
+        standing = (one for one in states if one.job_id in specs)
         self.replace(one for one in standing if _as_noted(specs[one.job_id], one))
         self._fresh, self._untried = set(self._states), set(specs)
+        return survey
 
     def replace(self, states: Iterable[JobState]) -> list[str]:
         """Know these jobs and no others; return those that were not known, settled last first.

@@ -219,8 +219,8 @@ class Ledger(Protocol):
         out of the configuration for longer than ABSENT_AFTER, as long as this leader leads at least.
         """
 
-    def recall(self, limit: int) -> tuple[JobState, ...]:
-        """Read the states of at most `limit` jobs that an adoption would leave as they are, those settled last first.
+    def recall(self, limit: int) -> tuple[tuple[JobState, ...], Survey]:
+        """Read at most `limit` jobs that an adoption would leave as they are, those settled last first; survey them.
 
         They are enabled, and were not out of the configuration for longer than ABSENT_AFTER.
         """

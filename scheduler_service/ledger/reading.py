@@ -27,7 +27,11 @@ from scheduler_service.tables import DATABASE_TIME, from_microseconds, to_micros
 
 STATE_COLUMNS = """job_id, schedule, timezone, enabled, accountable_from, settled_until, paused_at, paused_until,
   paused_by, pause_reason, resumed_by, max_running"""
+_STATE_WIDTH = STATE_COLUMNS.count(",") + 1
 _RUN_COLUMNS = "r.id, r.job_id, r.scheduled_at, r.due_at, r.kind, r.state, r.attempt"
+_OPEN_COLUMNS = f"{_RUN_COLUMNS}, r.instance_id, r.seen_at, r.cancelled"
+_NO_STATE, _NO_OPEN_RUN = (", ".join(["null"] * (columns.count(",") + 1)) for columns in (STATE_COLUMNS, _OPEN_COLUMNS))
+_NEWEST_NOTE = "(select max(present_at) from {p}job_state where lock_id = :lock_id)"
 YIELDING_SECONDS = 600  # for so long what is caught up on lets what is on time pass
 PAUSE_SHOWN_SECONDS = 5  # for so long a poll tells of a new pause
 ABSENT_SECONDS = int(ABSENT_AFTER.total_seconds())
@@ -71,19 +75,31 @@ class LedgerReads:
         self._now = DATABASE_TIME[database.dialect]
         self._texts: dict[str, TextClause] = {}
 
-    def recall(self, limit: int) -> tuple[JobState, ...]:
-        """Read the states of jobs that an adoption would leave as they are, those settled last first."""
+    def recall(self, limit: int) -> tuple[tuple[JobState, ...], Survey]:
+        """Read jobs that an adoption would leave as they are, those settled last first, and survey them."""
         # Adoptions say whom they call absent: who was neither noted nor settled for so long before the newest note.
+        # Of a new table the server knows too little to join: it would compare each job with each run, or with each.
+        among = "in (select job_id from recalled)"
+        if self._database.dialect == "postgresql":
+            among = "= any (array(select job_id from recalled))"
         rows = self._rows(
-            f"""select {STATE_COLUMNS}
-                  from {{p}}job_state s
-                  join (select max(present_at) as present_at from {{p}}job_state where lock_id = :lock_id) newest
-                    on s.present_at >= {self._ago(ABSENT_SECONDS, "newest.present_at")}
-                       or s.settled_until >= {self._ago(ABSENT_SECONDS, "newest.present_at")}
-                 where s.lock_id = :lock_id and s.enabled order by s.settled_until desc, s.job_id limit :most""",
+            f"""with recalled as (
+                  select {STATE_COLUMNS} from {{p}}job_state
+                   where lock_id = :lock_id and enabled
+                     and (present_at >= {self._ago(ABSENT_SECONDS, _NEWEST_NOTE)}
+                          or settled_until >= {self._ago(ABSENT_SECONDS, _NEWEST_NOTE)})
+                   order by settled_until desc, job_id limit :most)
+                select t.now, s.*, {_NO_OPEN_RUN} from (select {{now}} as now) t left join recalled s on true
+                union all
+                select null, {_NO_STATE}, {_OPEN_COLUMNS} from {self._open_runs(among)}""",
             most=limit,
         )
-        return tuple(self.job_state(row) for row in rows)
+        told = [row for row in rows if row[0] is not None]
+        states = [self.job_state(row[1 : 1 + _STATE_WIDTH]) for row in told if row[1] is not None]
+        states.sort(key=lambda one: one.job_id)
+        states.sort(key=lambda one: one.settled_until, reverse=True)
+        runs = [row[1 + _STATE_WIDTH :] for row in rows if row[0] is None]
+        return tuple(states), self._survey(told[0][0], sorted(runs, key=lambda row: (row[2], row[0])))
 
     def job_states(self, job_ids: Sequence[str]) -> tuple[JobState, ...]:
         """Read the state of some jobs."""
@@ -98,25 +114,27 @@ class LedgerReads:
         """Read the time and the open runs of some jobs, oldest tick first; with those whose code goes on."""
         # One statement, so that the time and the runs belong together: the row of the time is always there.
         rows = self._rows(
-            f"""select t.now, {_RUN_COLUMNS}, a.instance_id, p.seen_at, r.cancel_requested_at is not null
-                  from (select {{now}} as now) t
-                  left join (
-                    select * from {{p}}run where lock_id = :lock_id and state in ('waiting', 'running')
-                    union all
-                    select * from {{p}}run
-                     where lock_id = :lock_id and slot_held and state not in ('waiting', 'running')) r
-                    on r.job_id in :jobs
-                  left join {{p}}run_attempt a on r.state <> 'waiting' and a.run_id = r.id and a.attempt = r.attempt
-                  left join {{p}}replica p on p.instance_id = a.instance_id
-                 order by r.scheduled_at, r.id""",
+            f"""select t.now, {_OPEN_COLUMNS} from (select {{now}} as now) t
+                  left join {self._open_runs("in :jobs")} on true order by r.scheduled_at, r.id""",
             jobs=list(job_ids),
         )
-        runs = tuple(
-            OpenRun(self._run(row[1:], instance_id=row[8]), self.moment(row[9]), bool(row[10]))
-            for row in rows
-            if row[1] is not None
-        )
-        return Survey(self.known_moment(rows[0][0]), runs)
+        return self._survey(rows[0][0], [row[1:] for row in rows if row[1] is not None])
+
+    def _open_runs(self, jobs: str) -> str:
+        """Return what to select _OPEN_COLUMNS from, of those jobs: with their holders."""
+        return f"""(
+          select o.*, o.cancel_requested_at is not null as cancelled, a.instance_id, p.seen_at from (
+            select * from {{p}}run where lock_id = :lock_id and job_id {jobs} and state in ('waiting', 'running')
+            union all
+            select * from {{p}}run
+             where lock_id = :lock_id and job_id {jobs} and slot_held and state not in ('waiting', 'running')) o
+          left join {{p}}run_attempt a on o.state <> 'waiting' and a.run_id = o.id and a.attempt = o.attempt
+          left join {{p}}replica p on p.instance_id = a.instance_id) r"""
+
+    def _survey(self, now: Any, rows: Sequence[Any]) -> Survey:
+        """Return what the rows of open runs say."""
+        runs = (OpenRun(self._run(row, instance_id=row[7]), self.moment(row[8]), bool(row[9])) for row in rows)
+        return Survey(self.known_moment(now), tuple(runs))
 
     def poll(self, limit: int, without: Sequence[str] = (), among: Sequence[str] | None = None) -> Poll:
         """Read what there is to do; see Ledger."""

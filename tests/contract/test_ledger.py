@@ -577,6 +577,25 @@ def test_a_survey_shows_who_runs_what_and_when_they_were_seen(world: World) -> N
     assert one.holder_seen_at <= survey.now
 
 
+def test_what_is_recalled_is_surveyed(world: World) -> None:
+    attempt = world.started()
+    world.ledger.sign_in(Replica(ME, "host", 1, "1", "hash"))
+    world.adopt("a", "b", "c")
+    world.waiting_runs("b")
+    states, survey = world.ledger.recall(10)
+    assert [(one.settled_until, one.job_id) for one in states] == sorted(
+        ((one.settled_until, one.job_id) for one in world.ledger.job_states(["a", "b", "c"])),
+        key=lambda one: (-one[0].timestamp(), one[1]),
+    )
+    assert survey.open_runs == world.ledger.survey(["a", "b", "c"]).open_runs
+    assert {one.run.job_id for one in survey.open_runs} == {"a", "b"}
+    assert attempt.run_id in {one.run.id for one in survey.open_runs}
+    ((latest,), some) = world.ledger.recall(1)
+    assert latest == states[0]
+    assert {one.run.job_id for one in some.open_runs} <= {latest.job_id}
+    assert world.ledger.recall(0)[0] == ()
+
+
 def test_a_survey_of_nothing_tells_the_time(world: World) -> None:
     survey = world.ledger.survey(["nobody"])
     assert survey.open_runs == ()

@@ -38,6 +38,26 @@ def test_what_is_as_it_was_is_settled_and_started_before_the_jobs_are_adopted(wo
     assert {state.job_id for state in world.cut.ledger.job_states(["a", "new"])} == {"a", "new"}
 
 
+def test_what_came_due_while_nobody_led_is_settled_before_what_did_not(world: World) -> None:
+    world.adopt(job("due", every=BRIEF), job("quiet", every=24 * HOUR), back=2 * BRIEF)
+    before = {state.job_id: state.settled_until for state in world.cut.ledger.job_states(["due", "quiet"])}
+    world.dispatcher.step()
+    after = {state.job_id: state.settled_until for state in world.cut.ledger.job_states(["due", "quiet"])}
+    assert [attempt.job_id for attempt in world.pool.taken.values()] == ["due"]
+    assert after["due"] > before["due"]
+    assert after["quiet"] == before["quiet"], "it would only have made the statement longer"
+    world.step_all()
+    (quiet,) = world.cut.ledger.job_states(["quiet"])
+    assert quiet.settled_until > before["quiet"]
+
+
+def test_where_nothing_came_due_all_is_settled_at_once(world: World) -> None:
+    world.adopt(job("a", every=24 * HOUR), job("b", every=24 * HOUR), back=BRIEF)
+    before = {state.settled_until for state in world.cut.ledger.job_states(["a", "b"])}
+    world.dispatcher.step()
+    assert min(state.settled_until for state in world.cut.ledger.job_states(["a", "b"])) > max(before)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -371,6 +391,8 @@ def test_an_outage_is_not_hammered(world: World, monkeypatch: pytest.MonkeyPatch
         raise StoreUnavailable("refused")
 
     monkeypatch.setattr(world.cut.ledger, verb, refuse)
+    if verb == "survey":  # what is edited is not recalled, but adopted first
+        world.dispatcher.configure([job(every=MINUTE)])
     assert steps_before_it_rests(world, monkeypatch) < MANY_STEPS
     # A connection that broke is replaced at once; what may have been too much for one statement is made less.
     assert len(tries) == (5 if verb == "settle" else 2)

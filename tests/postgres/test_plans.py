@@ -83,6 +83,39 @@ def _indexes(node: Mapping[str, Any]) -> list[str]:
     return own + [name for below in node.get("Plans", ()) for name in _indexes(below)]
 
 
+def explained(database: Database, asked: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    """Return the plan of the last statement that was asked, as it was executed."""
+    statement, parameters = asked[-1]
+    with database.connect() as connection:
+        (plan,) = connection.exec_driver_sql(f"explain (analyze, format json) {statement}", parameters).scalar_one()
+    found: Mapping[str, Any] = plan["Plan"]
+    return found
+
+
+def test_a_new_leader_looks_at_each_job_of_a_new_table_a_few_times(migrated_postgres_url: str) -> None:
+    database, count = Database(migrated_postgres_url), 1000
+    with database.connect() as connection:  # without statistics: nothing has looked at the tables yet
+        for statement in (
+            "alter table {p}job_state set (autovacuum_enabled = off)",
+            "alter table {p}run set (autovacuum_enabled = off)",
+            f"""insert into {{p}}job_state
+                  (lock_id, job_id, schedule, timezone, enabled, accountable_from, settled_until, present_at)
+                select {LOCK_ID}, 'job-' || n, 'every 1m', 'UTC', true, now(), now(), now()
+                  from generate_series(1, {count}) n""",
+            f"""insert into {{p}}run (lock_id, job_id, scheduled_at, due_at, kind, state, decided_at)
+                select {LOCK_ID}, 'job-' || n, now(), now(), 'scheduled', 'waiting', now()
+                  from generate_series(1, {count}) n""",
+        ):
+            connection.execute(text(statement.format(p=database.prefix)))
+    ledger = open_ledger(database, LOCK_ID)
+    with asked_of(database) as asked:
+        states, survey = ledger.recall(count)
+    assert len(states) == len(survey.open_runs) == count
+    plan = explained(database, asked)
+    assert walked(plan) < 10 * count, _indexes(plan)
+    database.dispose()
+
+
 def test_every_filter_of_runs_looks_at_few_rows(history: History) -> None:
     database, now = history._database, history.now()
     long_walks = {}
@@ -95,11 +128,9 @@ def test_every_filter_of_runs_looks_at_few_rows(history: History) -> None:
         )
         with asked_of(database) as asked:
             history.run_page(chosen, limit=LIMIT)
-        (statement, parameters) = asked[-1]
-        with database.connect() as connection:
-            (plan,) = connection.exec_driver_sql(f"explain (analyze, format json) {statement}", parameters).scalar_one()
-        if (count := walked(plan["Plan"])) > 10 * LIMIT:
-            long_walks[job_id, state, kind, ago] = count, _indexes(plan["Plan"])
+        plan = explained(database, asked)
+        if (count := walked(plan)) > 10 * LIMIT:
+            long_walks[job_id, state, kind, ago] = count, _indexes(plan)
     assert long_walks == {}
 
 
@@ -119,10 +150,7 @@ def test_pruning_looks_at_few_rows_beside_those_that_are_kept(history: History) 
         answer = ledger.prune(lease, jobs[:25], timedelta(days=365), kept, 500)
     assert answer is not None
     assert (answer.count, sorted(answer.busy)) == (100, ["steady", "troubled"])
-    (statement, parameters) = asked[-1]
-    with database.connect() as connection:
-        (plan,) = connection.exec_driver_sql(f"explain (analyze, format json) {statement}", parameters).scalar_one()
-    (chosen,) = (part for part in plan["Plan"]["Plans"] if part.get("Subplan Name") == "CTE old")
+    (chosen,) = (part for part in explained(database, asked)["Plans"] if part.get("Subplan Name") == "CTE old")
     assert walked(chosen) < len(jobs) + 2 * (kept + 1 + 50) + LIMIT, _indexes(chosen)
 
 
