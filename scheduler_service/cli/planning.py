@@ -59,9 +59,9 @@ def check_command(ctx: click.Context, config_path: Path | None, as_json: bool) -
         say(f"warning: {warning}", err=True)
     if problems:
         raise Problems(ConfigError(problems))
-    count = len(config.jobs)
-    say(f"{config.file}: {count} job{'' if count == 1 else 's'}, nothing wrong")
-    if count:
+    found = _counted(len(warnings), "warning") if warnings else "nothing wrong"
+    say(f"{config.file}: {_counted(len(config.jobs), 'job')}, {found}")
+    if config.jobs:
         click.echo()
         write_table(
             ["JOB", "SCHEDULE", "NEXT", "THEN", "AND THEN"],
@@ -115,6 +115,10 @@ def next_command(config_path: Path | None, job: str | None, count: int, start: s
         say("no tick comes", err=True)
     if job is not None and not specs[job].enabled:
         say(f"{job} is disabled: these ticks will not run", err=True)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _problem(problem: Problem) -> Mapping[str, Any]:

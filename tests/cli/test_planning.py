@@ -102,6 +102,7 @@ def test_a_warning_goes_to_stderr_and_is_no_failure(command: Command, config: Pa
     answered = command("check", "-c", config)
 
     assert answered.err == f"warning: {config}:2:1    jobs: there are no jobs: this service does nothing\n"
+    assert answered.out == f"{config}: 0 jobs, 1 warning\n"
     assert command("check", "-c", config, "--json").document["warnings"][0]["path"] == "jobs"
 
 
@@ -111,7 +112,7 @@ def test_check_warns_of_a_function_that_cannot_be_stopped(command: Command, conf
     answered = command("check", "-c", config)
     document = command("check", "-c", config, "--json").document
 
-    assert "nothing wrong" in answered.out
+    assert answered.out.startswith(f"{config}: 3 jobs, 1 warning\n")
     assert answered.err.startswith(
         f"warning: {config}:6:14   jobs.report.timeout: a function in a thread goes on until"
     )
