@@ -102,16 +102,17 @@ def _folder(job: Section, folder: Path, report: Report) -> Path:
 
 def _look_for_program(job: Section, settings: Mapping[str, Any], report: Report) -> None:
     program, folder = settings["command"][0], settings.get("working_directory")
+    name = "'***'" if "command" in job.hidden else repr(program)
     if "/" in program:
         if not program.startswith("/") and (folder is None or not folder.is_dir()):
             return  # relative to where the service will be started, or to a folder that is missed already
-        found, what = shutil.which(str(Path(folder or "/", program))), "executable file"
+        found, missing = shutil.which(str(Path(folder or "/", program))), f"executable file {name}"
     else:
         path = settings.get("env", {}).get("PATH", os.environ.get("PATH", os.defpath))
-        found, what = shutil.which(program, path=path), "program on the PATH"
+        found, missing = shutil.which(program, path=path), f"program {name} on the PATH"
     if found is None:
         position, place = job.place("command")
-        report.warn(position, place, f"there is no such {what}; make it before the job runs")
+        report.warn(position, place, f"there is no {missing}; make it before the job runs")
 
 
 def _places(node: Node, path: str) -> dict[str, Position]:

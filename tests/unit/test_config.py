@@ -229,14 +229,18 @@ def test_a_command_whose_program_is_not_there_is_warned_of(write, tmp_path):
         "  g: {command: [bin/text], every: 5m}\n"  # from where the service will be started
         "  h: {command: [/nope/mine], every: 5m}\n"
         "  i: {command: nosuchprogram, every: 5m}\n"  # a shell's affair
+        "  j: {command: ['${P}'], every: 5m}\n"
+        "  k: {command: ['/nope/${P}'], every: 5m}\n"
     )
-    assert [str(one).removeprefix(f"{path}:").split() for one in load(path, {}).warnings] == [
-        [position, f"jobs.{job}.command:", *f"there is no such {what}; make it before the job runs".split()]
+    assert [str(one).removeprefix(f"{path}:").split() for one in load(path, {"P": "s3cret"}).warnings] == [
+        [position, f"jobs.{job}.command:", *f"there is no {what}; make it before the job runs".split()]
         for position, job, what in (
-            ("3:16", "a", "program on the PATH"),
-            ("6:16", "d", "program on the PATH"),
-            ("8:16", "f", "executable file"),
-            ("10:16", "h", "executable file"),
+            ("3:16", "a", "program 'nosuchprogram' on the PATH"),
+            ("6:16", "d", "program 'sh' on the PATH"),
+            ("8:16", "f", "executable file 'bin/text'"),
+            ("10:16", "h", "executable file '/nope/mine'"),
+            ("12:16", "j", "program '***' on the PATH"),  # what a variable holds is not shown
+            ("13:16", "k", "executable file '***'"),
         )
     ]
 
