@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from urllib.parse import parse_qsl
 
 from psycopg import pq
 from sqlalchemy import URL, exc, make_url
@@ -44,7 +45,7 @@ def parse(text: str, *, in_memory: bool = False) -> URL:
             raise StoreRefused(
                 f"the driver {driver!r} is not used here: write sqlite:// instead of {url.drivername}://"
             )
-        _check_sqlite(url)
+        _check_sqlite(url, text)
         return url.set(drivername="sqlite+pysqlite")
     raise StoreRefused(
         f"{backend!r} is not a database we know: write postgresql://user:password@host/name or sqlite:///file"
@@ -95,17 +96,20 @@ def _check_postgresql(url: URL, *, discreet: bool) -> None:
             raise StoreRefused(f"{shown} in the database's URL cannot be a port: write one from 1 to {_LAST_PORT}")
 
 
-def _check_sqlite(url: URL) -> None:
+def _check_sqlite(url: URL, text: str) -> None:
     if url.username or url.password or url.host or url.port:
         raise StoreRefused("the URL of an SQLite file has three slashes and no host: sqlite:///scheduler.db")
     if not url.database or url.database == ":memory:" or url.query.get("mode") == "memory":
         raise StoreRefused("a database in memory has one connection only: name a file, as in sqlite:///scheduler.db")
-    for name, value in url.query.items():
+    _, mark, options = text.partition("?")
+    # Not the names of `url.query`: it leaves out those without a value, such as the rest of a path with a ? in it.
+    for name in [name for name, _ in parse_qsl(options, keep_blank_values=True)] or ([mark] if mark else []):
         if name not in _SQLITE_OPTIONS:
             raise StoreRefused(
-                f"{name!r} in the database's URL is not used with SQLite: leave it out, as in sqlite:///scheduler.db"
+                f"{name!r} in the database's URL is not used with SQLite: leave it out, as in sqlite:///scheduler.db, "
+                "or write %3F for a question mark of the path"
             )
-        if not _is_seconds(value):
+        if not _is_seconds(url.query.get(name, "")):
             raise StoreRefused(f"{name!r} in the database's URL is not a number of seconds: write {name}=5")
 
 

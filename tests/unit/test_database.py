@@ -77,6 +77,9 @@ def test_sqlite_has_no_schema() -> None:
         ("sqlite:///x.db?timeout=1&timeout=2", "not a number of seconds"),
         ("sqlite:///x.db?check_same_thread=false", "'check_same_thread' in .* is not used with SQLite"),
         ("sqlite:///x.db?uri=abc", "'uri' in .* is not used with SQLite"),
+        ("sqlite:///what?/a.db", "'/a.db' in .* is not used with SQLite: .* write %3F for a question mark of the path"),
+        ("sqlite:///what?", "'\\?' in .* write %3F for a question mark"),
+        ("sqlite:///x.db?timeout=", "'timeout' in .* is not a number of seconds"),
     ],
 )
 def test_another_url_is_refused_with_what_to_write_instead(url: str, advice: str) -> None:
