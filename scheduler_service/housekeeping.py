@@ -37,6 +37,7 @@ BUSY_JOBS = 5  # and so many of them because their last visit left rows: others 
 RETRY_SECONDS = 1.0
 SAMPLE_JOBS = 100  # so many of our jobs are looked for where another replica has another configuration
 LIVE_SECONDS = 30.0  # a replica seen within this is compared with the leader's configuration
+DRIFT_SECONDS = 5.0  # an edit reaches all in less: a look every 2 s, another after 0.5 s, a second or so to load it
 
 
 class Pool(Protocol):
@@ -58,6 +59,14 @@ class _Watched:
 
     seen_at: datetime | None
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Differing:
+    """A replica's configuration that is not ours, and since when we see it (the database's time)."""
+
+    config_hash: str
+    since: datetime
 
 
 class Housekeeping:
@@ -98,7 +107,8 @@ class Housekeeping:
         self._keep_runs = keep_runs
         self._job_ids = job_ids[:SAMPLE_JOBS]
         self._watched: dict[str, _Watched] = {}
-        self._drifting: dict[str, str] = {}
+        self._differing: dict[str, _Differing] = {}
+        self._drifting: dict[str, str] = {}  # those among them that were told
         self._pruned_at = clock.monotonic()
         self._pruned_term = 0
         self._jobs: list[str] = []  # those that have a history
@@ -191,15 +201,24 @@ class Housekeeping:
         return signed_in
 
     def _compare(self, signed_in: SignedIn) -> None:
-        """Tell once of each live replica that has another configuration."""
+        """Tell once of each live replica that goes on with another configuration: an edit reaches one after another."""
         live_after = signed_in.now - timedelta(seconds=LIVE_SECONDS)
-        drifting = {
-            peer.instance_id: peer.config_hash
-            for peer in signed_in.peers
-            if peer.seen_at is not None
-            and peer.seen_at > live_after
-            and peer.config_hash not in (None, self._replica.config_hash)
-        }
+        differing: dict[str, _Differing] = {}
+        drifting: dict[str, str] = {}
+        for peer in signed_in.peers:
+            if peer.seen_at is None or peer.seen_at <= live_after:
+                continue
+            if peer.config_hash is None or peer.config_hash == self._replica.config_hash:
+                continue
+            known = self._differing.get(peer.instance_id)
+            if known is None or known.config_hash != peer.config_hash:
+                known = _Differing(peer.config_hash, signed_in.now)
+            differing[peer.instance_id] = known
+            # By its sign of life, not by our clock: one that is dead, or had no database meanwhile, tells nothing new.
+            if peer.seen_at >= known.since + timedelta(seconds=DRIFT_SECONDS):
+                drifting[peer.instance_id] = peer.config_hash
+            elif peer.instance_id in self._drifting:  # told, and has yet another one now
+                drifting[peer.instance_id] = self._drifting[peer.instance_id]
         for instance_id, config_hash in drifting.items():
             if self._drifting.get(instance_id) != config_hash:
                 self._events.emit(
@@ -211,7 +230,7 @@ class Housekeeping:
             self._events.emit("lock_id_shared", others=others, job_count=len(self._job_ids))
         if self._drifting and not drifting:
             self._events.emit("drift_ended", hash=self._replica.config_hash)
-        self._drifting = {name: value for name, value in drifting.items() if value is not None}
+        self._differing, self._drifting = differing, drifting
 
     # --- the others
 

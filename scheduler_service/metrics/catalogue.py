@@ -132,7 +132,7 @@ CATALOGUE: Mapping[str, Metric] = {
     # configuration
     "scheduler_config_info": _metric(GAUGE, "hash", "Always 1; the configuration in force."),
     "scheduler_config_drift": _metric(
-        GAUGE, "", "1 while another live replica has a configuration that differs from this one's, else 0."
+        GAUGE, "", "1 while another live replica goes on with a configuration that differs from this one's, else 0."
     ),
     "scheduler_config_rejected": _metric(
         GAUGE, "", "1 while the newest edit of the configuration is wrong and not in force, else 0."

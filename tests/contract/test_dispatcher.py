@@ -947,22 +947,49 @@ def test_jobs_that_overlap_run_side_by_side(world: World) -> None:
     assert len(world.pool.taken) >= 5
 
 
-def test_drift_is_told_once(world: World) -> None:
+def other_signs_in(world: World, config_hash: str, *, later: int = 0) -> None:
+    """Let the other replica give a sign of life that many seconds from now."""
+    world.cut.ledger.sign_in(Replica(OTHER, "host", 2, "1", config_hash))
+    seen_at = world.now() + timedelta(seconds=later)
+    world.execute(update(replica).where(replica.c.instance_id == OTHER).values(seen_at=seen_at))
+
+
+def test_drift_that_lasts_is_told_once_and_its_end_too(world: World) -> None:
     world.configure()
-    world.cut.ledger.sign_in(Replica(OTHER, "host", 2, "1", "another"))
+    for seconds in (0, 6, 7):
+        other_signs_in(world, "another", later=seconds)
+        world.housekeeping.step()
+    assert world.names() == ["config_drift"]
+    other_signs_in(world, "hash", later=8)
     world.housekeeping.step()
-    world.housekeeping.step()
-    assert world.names().count("config_drift") == 1
+    assert world.names() == ["config_drift", "drift_ended"]
+
+
+def test_a_replica_that_was_told_and_changes_again_is_drift_still(world: World) -> None:
+    world.configure()
+    for config_hash, seconds in (("another", 0), ("another", 6), ("yet another", 0), ("yet another", 6), ("hash", 7)):
+        other_signs_in(world, config_hash, later=seconds)
+        world.housekeeping.step()
+    assert world.names() == ["config_drift", "config_drift", "drift_ended"]
+
+
+def test_an_edit_that_reaches_one_replica_after_the_other_is_no_drift(world: World) -> None:
+    world.configure()
+    for config_hash in ("former", "former", "another", "hash"):
+        other_signs_in(world, config_hash)
+        world.housekeeping.step()
+    assert world.names() == []
 
 
 def test_two_services_that_share_a_lock_id_are_warned(world: World) -> None:
     world.configure(job("mine"))
-    world.cut.ledger.sign_in(Replica(OTHER, "host", 2, "1", "another"))
-    world.housekeeping.step()
-    world.housekeeping.step()
-    assert world.names().count("lock_id_shared") == 1
+    for seconds in (0, 6, 7):
+        other_signs_in(world, "another", later=seconds)
+        world.housekeeping.step()
+    assert world.names() == ["config_drift", "lock_id_shared"]
     world.adopt(job("mine"), back=HOUR)
     world.told.clear()
+    other_signs_in(world, "another", later=8)
     world.housekeeping.step()
     assert world.names() == ["config_drift"]
 
