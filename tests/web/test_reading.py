@@ -338,6 +338,17 @@ def test_next_mixes_the_jobs_and_leaves_out_what_will_not_run(story: Story, site
     assert document["pending"] == 0
 
 
+def test_next_has_the_zone_of_the_cron_before_that_of_the_service(tmp_path: Path, sqlite_story: Story) -> None:
+    sqlite_story.job("daily", "every 1d")
+    sqlite_story.job("nightly", "30 2 * * *", "Europe/Berlin")
+    with serving(tmp_path, sqlite_story.url, timezone="Asia/Tokyo") as site:
+        ticks = {tick["job"]: tick for tick in site.get("/api/v1/next").document["ticks"]}
+    assert {job: (tick["timezone"], tick["local"][11:16]) for job, tick in ticks.items()} == {
+        "daily": ("Asia/Tokyo", "09:00"),
+        "nightly": ("Europe/Berlin", "02:30"),
+    }
+
+
 def test_ticks_that_are_not_known_in_time_are_counted_and_known_the_next_time(sqlite_story: Story) -> None:
     for number in range(5):
         sqlite_story.job(f"job-{number}", f"{number} * * * *")

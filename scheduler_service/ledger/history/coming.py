@@ -29,7 +29,7 @@ class ComingTick:
 
     job_id: str
     scheduled_at: datetime
-    timezone: str
+    timezone: str | None  # of its cron; None: it has no zone of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,9 @@ def _merged(queue: list[tuple[datetime, str, Scheduled]], count: int) -> list[Co
     schedules: dict[tuple[str, str], Schedule] = {}
     while queue and len(ticks) < count:
         moment, job_id, job = queue[0]
-        ticks.append(ComingTick(job_id, moment, job.timezone))
         key = job.canonical, job.timezone
         schedule = schedules.get(key) or schedules.setdefault(key, parse(*key))
+        ticks.append(ComingTick(job_id, moment, job.timezone if schedule.has_zone else None))
         following = schedule.after(moment)
         if following is None:
             heapq.heappop(queue)

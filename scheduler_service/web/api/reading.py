@@ -119,10 +119,10 @@ def reading_routes(view: View) -> APIRouter:
                     {
                         "job": tick.job_id,
                         "scheduled_at": iso(tick.scheduled_at),
-                        "local": local(tick.scheduled_at, tick.timezone),
-                        "timezone": tick.timezone,
+                        "local": local(tick.scheduled_at, zone),
+                        "timezone": zone,
                     }
-                    for tick in ticks
+                    for tick, zone in ((tick, tick.timezone or view.timezone) for tick in ticks)
                 ],
                 "pending": pending,
             }
