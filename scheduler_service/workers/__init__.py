@@ -195,16 +195,17 @@ class Workers:
             with contextlib.suppress(queue.Empty):
                 while True:
                     waiting.append(self._inbox.get_nowait())
-            late = [task for task in waiting if task.taken_at <= before and not task.stopping.is_set()]
+            late = []
+            for task in waiting:
+                if task.taken_at > before or task.stopping.is_set():
+                    self._inbox.put(task)
+                else:
+                    late.append(task)
+                    del self._tasks[task.attempt.id]
+                    self._room.begin(task.attempt.id, task.weight)
+                    self._leave_place(task)
             if late:
                 self._room.note_late()
-            for task in late:
-                del self._tasks[task.attempt.id]
-                self._room.begin(task.attempt.id, task.weight)
-                self._leave_place(task)
-            for task in waiting:
-                if task.attempt.id in self._tasks:
-                    self._inbox.put(task)
             return [task.attempt for task in late]
 
     def close(self) -> None:
@@ -212,6 +213,9 @@ class Workers:
         with self._lock:
             self._closed = True
             self.give_back(0.0)
+            for task in [one for one in self._tasks.values() if not one.begun]:
+                del self._tasks[task.attempt.id]
+                task.stopping.request(REPLICA_ENDS)  # a worker may be asking the ledger whether it is to begin
 
     def registry(self) -> dict[int, Attempt]:
         """Return every attempt that was taken and is not durably recorded yet, by its id."""
@@ -284,7 +288,7 @@ class Workers:
             if not keeps_its_place:
                 self._leave_place(task)
             if outcome is None:
-                del self._tasks[task.attempt.id]
+                self._tasks.pop(task.attempt.id, None)
             room = self._free_room()
         if room:
             self.on_free()
@@ -333,17 +337,16 @@ class Workers:
         self.on_free()  # a slot may be free
 
     def _perform(self, task: Task) -> Outcome | None:
-        """Run the task; None if it is not ours to begin: it is closed already, or waits again when we sign out."""
+        """Run the task; None if it is not ours to begin: it is closed already, or waits again once we are."""
         attempt = task.attempt
         events = self._events.bind(term=attempt.term)
-        if not self._may_begin(task) or task.stopping.reason in (MARKED_LOST, REPLICA_ENDS):
-            ends = task.stopping.reason == REPLICA_ENDS
+        if not (self._may_begin(task) and self._begins(task)):
             events.emit(
                 "attempt_returned",
                 job=attempt.job_id,
                 run=attempt.run_id,
                 attempt=attempt.attempt,
-                reason=REPLICA_ENDS if ends else "it was no longer open when a worker could begin it",
+                reason=REPLICA_ENDS if self._closed else "it was no longer open when a worker could begin it",
             )
             return None
         if task.stopping.is_set():
@@ -381,6 +384,12 @@ class Workers:
                 task.stopping.wait(pause)
                 pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
         return True
+
+    def _begins(self, task: Task) -> bool:
+        """Decide, once for all who ask, that it begins; not if it is closed in the ledger, or we are."""
+        with self._lock:
+            task.begun = not self._closed and task.stopping.reason != MARKED_LOST
+            return task.begun
 
     def _delay_seconds(self, attempt: Attempt) -> float:
         now = self._database_time.now() if self._database_time.known else attempt.started_at

@@ -12,7 +12,7 @@ REPLICA_ENDS = "the replica is stopping"  # a drain does not wait for it any lon
 MARKED_LOST = "lost"  # its replica was silent for too long, and the ledger has closed its attempt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Task:
     """An attempt that was taken, until its result is durable or its function has returned."""
 
@@ -21,6 +21,7 @@ class Task:
     weight: int  # of AHEAD to a worker
     taken_at: float  # boot clock
     stopping: Stopping = field(default_factory=Stopping)
+    begun: bool = False  # or recorded as stopped before it could
     late: list[Outcome] = field(default_factory=list)  # of a function that returned just after it was given up
 
     def goes_elsewhere(self, outcome: Outcome) -> bool:

@@ -278,6 +278,15 @@ MUTATIONS = (
         "tests/runner/test_workers.py::test_once_they_are_closed_nothing_begins_that_has_not_and_what_has_goes_on",
     ),
     mutation(
+        "begun-though-forgotten",
+        "a worker that asked the ledger whether it may begin does so after a drain has given its attempt back",
+        "scheduler_service/workers/__init__.py",
+        "not self._closed and task.stopping.reason != MARKED_LOST",
+        "task.stopping.reason != MARKED_LOST",
+        "tests/runner/test_workers.py::"
+        "test_once_they_are_closed_a_worker_that_asks_whether_it_may_begin_begins_nothing[True]",
+    ),
+    mutation(
         "unbegun-is-lost",
         "what nobody has begun when a drain ends counts as lost",
         "scheduler_service/service/__init__.py",

@@ -386,12 +386,11 @@ def test_what_is_stopped_while_nobody_can_tell_is_cancelled_and_never_begun():
     assert world.jobs.begun == []
 
 
-@pytest.mark.parametrize("reason", [MARKED_LOST, REPLICA_ENDS])
-def test_what_is_closed_already_or_waits_again_when_we_sign_out_is_not_recorded(reason: str):
+def test_what_is_marked_lost_before_it_begins_is_not_recorded():
     world = World(answers=iter(lambda: None, True))
     world.submit(1, sent=world.clock.now - 7.5)
     wait_until(lambda: world.asked)
-    world.workers.stop_run(1, reason)
+    world.workers.stop_run(1, MARKED_LOST)
     world.told.wait_for("attempt_returned")
     wait_until(lambda: not world.workers.registry())
     assert world.jobs.begun == []
@@ -548,6 +547,43 @@ def test_once_they_are_closed_nothing_begins_that_has_not_and_what_has_goes_on()
     assert world.workers.registry().keys() == {2}
     world.jobs.let_all_go()
     world.ended(2)
+    assert world.jobs.begun == [1, 2]
+    assert world.writer.taken.keys() == {1, 2}
+
+
+@pytest.mark.parametrize("answer", [True, False, None])
+def test_once_they_are_closed_a_worker_that_asks_whether_it_may_begin_begins_nothing(answer: bool | None):
+    asked, told = threading.Event(), threading.Event()
+
+    def still_open(_: int) -> bool | None:
+        asked.set()
+        told.wait(PATIENCE_SECONDS)
+        return answer
+
+    world = World(threads=1, still_open=still_open)
+    world.submit(1, sent=world.clock.now - 7.5)
+    assert asked.wait(PATIENCE_SECONDS)
+    world.workers.close()
+    assert world.workers.registry() == {}, "it may be given back now, whatever the ledger says"
+    told.set()
+    (returned,) = world.told.wait_for("attempt_returned")
+    assert returned["reason"] == REPLICA_ENDS
+    wait_until(lambda: world.workers.free_count == 1)
+    assert world.jobs.begun == []
+    assert world.writer.taken == {}
+
+
+def test_once_they_are_closed_what_was_taken_ahead_and_cancelled_is_left_to_the_ledger():
+    world = a_quick_world()
+    for number in (2, 3):
+        world.workers.submit(an_attempt(number, sent=world.clock.now), a_job(), 1)
+    wait_until(lambda: world.jobs.begun == [1, 2])
+    world.workers.stop_run(3, "cancelled by ada")
+    world.workers.close()
+    assert world.workers.registry().keys() == {2}
+    world.jobs.let_all_go()
+    world.ended(2)
+    world.told.wait_for("attempt_returned")
     assert world.jobs.begun == [1, 2]
     assert world.writer.taken.keys() == {1, 2}
 
