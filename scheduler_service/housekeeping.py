@@ -63,10 +63,10 @@ class _Watched:
 
 @dataclass(frozen=True, slots=True)
 class _Differing:
-    """A replica's configuration that is not ours, and since when we see it (the database's time)."""
+    """A replica's configuration that is not ours; a sign of life from then on tells of drift (the database's time)."""
 
     config_hash: str
-    since: datetime
+    drift_from: datetime
 
 
 class Housekeeping:
@@ -107,6 +107,7 @@ class Housekeeping:
         self._keep_runs = keep_runs
         self._job_ids = job_ids[:SAMPLE_JOBS]
         self._watched: dict[str, _Watched] = {}
+        self._live: set[str] = set()  # the replicas that were compared with ours last
         self._differing: dict[str, _Differing] = {}
         self._drifting: dict[str, str] = {}  # those among them that were told
         self._pruned_at = clock.monotonic()
@@ -201,21 +202,27 @@ class Housekeeping:
         return signed_in
 
     def _compare(self, signed_in: SignedIn) -> None:
-        """Tell once of each live replica that goes on with another configuration: an edit reaches one after another."""
+        """Tell once of each live replica that has another configuration.
+
+        Not at once of one that went on with ours until now: an edit reaches one after another.
+        """
         live_after = signed_in.now - timedelta(seconds=LIVE_SECONDS)
+        live: set[str] = set()
         differing: dict[str, _Differing] = {}
         drifting: dict[str, str] = {}
         for peer in signed_in.peers:
             if peer.seen_at is None or peer.seen_at <= live_after:
                 continue
+            live.add(peer.instance_id)
             if peer.config_hash is None or peer.config_hash == self._replica.config_hash:
                 continue
             known = self._differing.get(peer.instance_id)
             if known is None or known.config_hash != peer.config_hash:
-                known = _Differing(peer.config_hash, signed_in.now)
+                soon = signed_in.now + timedelta(seconds=DRIFT_SECONDS)
+                known = _Differing(peer.config_hash, soon if peer.instance_id in self._live else peer.seen_at)
             differing[peer.instance_id] = known
             # By its sign of life, not by our clock: one that is dead, or had no database meanwhile, tells nothing new.
-            if peer.seen_at >= known.since + timedelta(seconds=DRIFT_SECONDS):
+            if peer.seen_at >= known.drift_from:
                 drifting[peer.instance_id] = peer.config_hash
             elif peer.instance_id in self._drifting:  # told, and has yet another one now
                 drifting[peer.instance_id] = self._drifting[peer.instance_id]
@@ -230,7 +237,7 @@ class Housekeeping:
             self._events.emit("lock_id_shared", others=others, job_count=len(self._job_ids))
         if self._drifting and not drifting:
             self._events.emit("drift_ended", hash=self._replica.config_hash)
-        self._differing, self._drifting = differing, drifting
+        self._live, self._differing, self._drifting = live, differing, drifting
 
     # --- the others
 

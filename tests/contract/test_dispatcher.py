@@ -954,10 +954,14 @@ def other_signs_in(world: World, config_hash: str, *, later: int = 0) -> None:
     world.execute(update(replica).where(replica.c.instance_id == OTHER).values(seen_at=seen_at))
 
 
-def test_drift_that_lasts_is_told_once_and_its_end_too(world: World) -> None:
+@pytest.mark.parametrize("signs", [["another"] * 2, ["hash", "another", 6, 7]], ids=["from the start", "after an edit"])
+def test_drift_is_told_once_and_its_end_too(world: World, signs: list[str | int]) -> None:
     world.configure()
-    for seconds in (0, 6, 7):
-        other_signs_in(world, "another", later=seconds)
+    for sign in signs:
+        if isinstance(sign, str):
+            other_signs_in(world, sign)
+        else:
+            other_signs_in(world, "another", later=sign)
         world.housekeeping.step()
     assert world.names() == ["config_drift"]
     other_signs_in(world, "hash", later=8)
@@ -975,7 +979,11 @@ def test_a_replica_that_was_told_and_changes_again_is_drift_still(world: World) 
 
 def test_an_edit_that_reaches_one_replica_after_the_other_is_no_drift(world: World) -> None:
     world.configure()
-    for config_hash in ("former", "former", "another", "hash"):
+    for config_hash in ("hash", "another", "another", "yet another", "hash"):
+        other_signs_in(world, config_hash)
+        world.housekeeping.step()
+    world.housekeeping.configure("edited", [])
+    for config_hash in ("hash", "hash", "edited"):
         other_signs_in(world, config_hash)
         world.housekeeping.step()
     assert world.names() == []
@@ -983,13 +991,13 @@ def test_an_edit_that_reaches_one_replica_after_the_other_is_no_drift(world: Wor
 
 def test_two_services_that_share_a_lock_id_are_warned(world: World) -> None:
     world.configure(job("mine"))
-    for seconds in (0, 6, 7):
-        other_signs_in(world, "another", later=seconds)
+    for _ in range(2):
+        other_signs_in(world, "another")
         world.housekeeping.step()
     assert world.names() == ["config_drift", "lock_id_shared"]
     world.adopt(job("mine"), back=HOUR)
     world.told.clear()
-    other_signs_in(world, "another", later=8)
+    other_signs_in(world, "another")
     world.housekeeping.step()
     assert world.names() == ["config_drift"]
 
