@@ -51,8 +51,7 @@ def settle_job(
 
     `runs` are the job's open runs.  `anew`: those that wait and never began are decided anew.
     """
-    since = state.settled_until
-    until = max(since, settle_until(spec, past, since, now))
+    until = _until(spec, state, past, now)
     not_begun = [one.run for one in runs if never_began(one.run)]
     # Runs that a former leader decided and that never began are decided anew, lest a stale one starts.
     waiting = [run for run in not_begun if not _keeps_its_place(spec, run, now)] if anew else []
@@ -78,6 +77,16 @@ def settle_job(
     return Settlement(state, until, *written(spec), spec.enabled, new, withdrawn + superseded, replaced, resumed), True
 
 
+def _until(spec: JobSpec, state: JobState, past: Schedule, now: datetime) -> datetime:
+    """Return up to which moment a job can be settled at `now`."""
+    until = max(state.settled_until, settle_until(spec, past, state.settled_until, now))
+    if state.paused_at is None or state.paused_at > until:
+        return until
+    # What a pause covers is skipped whenever jitter makes it due: else the pause would last in the row until then.
+    pause_to = now if state.paused_until is None else min(state.paused_until, now)
+    return max(until, settle_until(spec, past, pause_to, now))
+
+
 def _decide(
     spec: JobSpec,
     state: JobState,
@@ -90,8 +99,9 @@ def _decide(
     """Return the decisions, and whether the job's pause is over with them."""
     since = state.settled_until
     if state.paused_at is None or state.paused_at >= until:
-        return decide(spec, past, since, until, now, waiting=waiting, open_count=open_count), False
-    decisions: list[Decision] = []
+        decisions = decide(spec, past, since, until, now, waiting=waiting, open_count=open_count)
+        return decisions, _came_to_nothing(spec, state, past, now)
+    decisions = []
     pause_from = max(since, state.paused_at)
     if pause_from > since:
         decisions = decide(spec, past, since, pause_from, now, waiting=waiting, open_count=open_count)
@@ -99,12 +109,17 @@ def _decide(
         waiting = ()
     resumed_at = state.paused_until
     if resumed_at is None or resumed_at > until:
-        if not is_paused(state, now):  # jitter has a tick come due much later, for which nothing else is to wait
-            decisions += decide(spec, past, pause_from, pause_from, now, waiting=waiting, open_count=open_count)
         return decisions + paused(spec, past, pause_from, until), False
     pause_to = max(pause_from, resumed_at)
     decisions += paused(spec, past, pause_from, pause_to)
     return decisions + decide(spec, past, pause_to, until, now, waiting=waiting, open_count=open_count), True
+
+
+def _came_to_nothing(spec: JobSpec, state: JobState, past: Schedule, now: datetime) -> bool:
+    """Whether a pause is over and had no tick: it need not wait for one of before that jitter makes due later."""
+    if state.paused_at is None or state.paused_until is None or state.paused_until > now:
+        return False
+    return not any(paused(spec, one, state.paused_at, state.paused_until) for one in (past, spec.schedule))
 
 
 def is_paused(state: JobState, now: datetime) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database
 from scheduler_service.ledger import Finished
-from scheduler_service.ledger.requests import Requests
+from scheduler_service.ledger.requests import Paused, Requests
 from scheduler_service.model import CatchUp, Isolation, JobSpec, OnCrash, Outcome, Overlap, State
 from scheduler_service.schedule import due_at
 from scheduler_service.tables import job_state, run
@@ -42,12 +42,12 @@ def tick(world: World, spec: JobSpec) -> datetime:
     return newest
 
 
-def jittered(world: World, **changes: Any) -> JobSpec:
-    """Return a job whose newest tick was a minute ago and is due in some hours."""
-    day, late, newest = timedelta(days=1), timedelta(hours=20), world.now() - MINUTE
-    schedule = schedules.every(day, (newest - datetime(1970, 1, 1, tzinfo=UTC)) % day)
+def jittered(world: World, every: timedelta = 24 * HOUR, ago: timedelta = timedelta(0), **changes: Any) -> JobSpec:
+    """Return a job whose newest tick was a minute ago; the one that was `ago` before it is due in some hours."""
+    late, newest = 20 * HOUR, world.now() - MINUTE
+    schedule = schedules.every(every, (newest - datetime(1970, 1, 1, tzinfo=UTC)) % every)
     names = (f"j{number}" for number in itertools.count())
-    name = next(one for one in names if due_at(one, newest, late) > newest + 5 * HOUR)
+    name = next(one for one in names if due_at(one, newest - ago, late) > newest + 5 * HOUR)
     return job(name, schedule=schedule, jitter=late, **changes)
 
 
@@ -350,24 +350,49 @@ def test_after_a_pause_nothing_waits_for_a_tick_that_jitter_makes_due_much_later
     world.execute(update(job_state).values(paused_until=world.now()))
     world.clock.added += 1.0
     world.step_all()
-    assert world.runs() == [("running", None) if starts else ("missed", "window")]
+    assert world.runs()[0] == (("running", None) if starts else ("missed", "window"))
+
+
+@pytest.mark.parametrize("ago", [SECOND, 2 * MINUTE], ids=["after a tick", "before it"])
+def test_a_job_is_paused_again_though_jitter_makes_a_tick_due_much_later(world: World, ago: timedelta) -> None:
+    spec = jittered(world)
+    world.adopt(spec, back=2 * HOUR)
+    world.step_all()
+    world.execute(update(job_state).values(paused_at=world.now() - ago, paused_until=world.now()))
+    world.clock.added += 1.0
+    world.step_all()
+    assert world.names().count("job_resumed") == 1
+    requests = Requests(world.database, LOCK)
+    assert isinstance(requests.pause(spec.id, by="ann"), Paused)
+    requests.resume(spec.id, by="ann")
+    world.clock.added += 1.0
+    world.step_all()
+    assert world.names().count("job_resumed") == 2
+    covered = [("skipped", "paused")] if ago > MINUTE else []
+    assert world.runs() == covered
+    world.dispatcher.configure([spec.model_copy(update={"jitter": timedelta(0)})])  # the tick is due now
+    world.clock.added += 60.0
+    world.step_all()
+    assert world.runs() == (covered or [("running", None)]), "the tick is decided, and once"
 
 
 def test_a_pause_that_jitter_keeps_from_being_settled_covers_its_ticks_and_does_not_keep_the_leader_busy(
     world: World,
 ) -> None:
-    spec = jittered(world)
-    world.adopt(spec, back=2 * HOUR)
+    spec = jittered(world, every=HOUR, ago=HOUR)  # one was due each hour before it was edited, say
+    world.adopt(spec, back=90 * MINUTE)
     world.step_all()
-    world.execute(update(job_state).values(paused_at=world.now() - 2 * MINUTE, paused_until=world.now()))
+    world.execute(update(job_state).values(paused_at=world.now() - 30 * MINUTE, paused_until=world.now()))
     for _ in range(2):
         world.clock.added += 1.0
         world.step_all()
     assert world.runs() == []
-    world.dispatcher.configure([spec.model_copy(update={"jitter": timedelta(0)})])  # the tick is due now
+    assert "job_resumed" not in world.names()
+    world.dispatcher.configure([spec.model_copy(update={"jitter": timedelta(0)})])  # both ticks are due now
     world.clock.added += 60.0
     world.step_all()
-    assert world.runs() == [("skipped", "paused")]
+    assert len(world.runs()) == 2
+    assert world.runs()[1] == ("skipped", "paused")
     (state,) = world.cut.ledger.job_states([spec.id])
     assert state.paused_at is None
 

@@ -284,9 +284,26 @@ MUTATIONS = (
         "undecided-after-a-pause",
         "what waits when a pause begins is not decided before a tick that jitter makes due much later",
         _SETTLING,
-        "        if not is_paused(state, now):  #",
-        "        if False:  #",
+        "    return max(until, settle_until(spec, past, pause_to, now))\n",
+        "    return until\n",
         _OVERLAP + "test_after_a_pause_nothing_waits_for_a_tick_that_jitter_makes_due_much_later",
+    ),
+    mutation(
+        "paused-for-a-tick-of-before",
+        "a pause that is over stays until a tick of before it that jitter makes due much later is decided",
+        _SETTLING,
+        "        return decisions, _came_to_nothing(spec, state, past, now)\n",
+        "        return decisions, False\n",
+        _OVERLAP + "test_a_job_is_paused_again_though_jitter_makes_a_tick_due_much_later",
+    ),
+    mutation(
+        "pause-forgotten-with-its-ticks",
+        "a pause that is over is forgotten before its ticks are decided, behind one that jitter makes due later",
+        _SETTLING,
+        "    return not any(paused(spec, one, state.paused_at",
+        "    return True or any(paused(spec, one, state.paused_at",
+        _OVERLAP
+        + "test_a_pause_that_jitter_keeps_from_being_settled_covers_its_ticks_and_does_not_keep_the_leader_busy",
     ),
     mutation(
         "restless-in-doubt",
