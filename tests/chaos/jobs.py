@@ -32,6 +32,10 @@ class Every:
             yield tick
             number += 1
 
+    def shortest_gap(self) -> float:
+        """Return the seconds between two ticks."""
+        return self.milliseconds / 1000
+
     def config(self) -> dict[str, str]:
         """Return its settings."""
         offset = {"offset": f"{self.offset}ms"} if self.offset else {}
@@ -52,6 +56,11 @@ class AtSeconds:
                 if after < (tick := minute + second * SECOND) <= until:
                     yield tick
             minute += 60 * SECOND
+
+    def shortest_gap(self) -> float:
+        """Return the least seconds between two ticks."""
+        following = (*self.seconds[1:], self.seconds[0] + 60)
+        return float(min(later - second for second, later in zip(self.seconds, following, strict=True)))
 
     def config(self) -> dict[str, str]:
         """Return its settings."""
@@ -78,6 +87,7 @@ class Job:
     on_leadership_lost: str = "finish"
     timeout: float | None = None  # seconds
     fails: bool = False
+    jitter: float = 0.0  # seconds
 
     @property
     def running_limit(self) -> int | None:
@@ -103,6 +113,8 @@ class Job:
             settings["catch_up_window"] = f"{self.catch_up_window}s"
         if self.timeout is not None:
             settings["timeout"] = f"{round(1000 * self.timeout)}ms"
+        if self.jitter:
+            settings["jitter"] = f"{round(1000 * self.jitter)}ms"
         return settings
 
     def _what(self, tally: Path) -> dict[str, Any]:
@@ -127,9 +139,9 @@ def draw_jobs(rng: random.Random, count: int, *, rare: bool = False) -> tuple[Jo
 
 
 def draw_edit(rng: random.Random, job: Job) -> Job:
-    """Draw another schedule and another duration for a job."""
+    """Draw another schedule, another duration and another jitter for a job."""
     when = _draw_schedule(rng, job.kind)
-    return replace(job, when=when, seconds=_draw_seconds(rng, when, job))
+    return replace(job, when=when, seconds=_draw_seconds(rng, when, job), jitter=_draw_jitter(rng, when))
 
 
 def _draw(rng: random.Random, name: str, kind: str, overlap: str, *, rare: bool) -> Job:
@@ -151,7 +163,7 @@ def _draw(rng: random.Random, name: str, kind: str, overlap: str, *, rare: bool)
         on_leadership_lost=rng.choice(("finish", "finish", "cancel")),
         fails=fails,
     )
-    job = replace(job, seconds=_draw_seconds(rng, job.when, job))
+    job = replace(job, seconds=_draw_seconds(rng, job.when, job), jitter=_draw_jitter(rng, job.when))
     # A function in a thread that is to fail does not listen, so it could not be timed out.
     if not (job.fails and kind == "thread") and rng.random() < 0.2:
         job = replace(job, timeout=round(max(0.2, job.seconds * rng.choice((0.5, 3.0))), 2))
@@ -181,3 +193,10 @@ def _draw_seconds(rng: random.Random, when: Every | AtSeconds, job: Job) -> floa
     """Shorter and longer than the distance between two ticks."""
     distance = when.milliseconds / 1000 if isinstance(when, Every) else 60 / len(when.seconds)
     return round(min(5.0, distance * rng.choice((0.02, 0.1, 0.5, 0.9, 1.7, 2.5))), 2)
+
+
+def _draw_jitter(rng: random.Random, when: Every | AtSeconds) -> float:
+    """None for most; else shorter than the distance between two ticks, and so short that all come due in time."""
+    if rng.random() < 0.7:
+        return 0.0
+    return round(min(5.0, when.shortest_gap() * rng.choice((0.1, 0.5, 0.9))), 2)

@@ -97,6 +97,7 @@ class _Judge:
         for job in self.jobs.values():
             self.check_ticks(job)
             self.check_pauses(job)
+            self.check_due(job)
         for run in self.records.runs:
             self.check_run(run)
         self.check_attempts()
@@ -154,18 +155,37 @@ class _Judge:
             run = several[0]
             self.decisions[f"{run.state} {run.reason}" if run.reason else run.state] += 1
         self.tick_count += len(decided)
-        self.decided_ticks = decided
+        self.decided_ticks, self.required_ticks = decided, required
 
     def expected(self, job: str, after: datetime, until: datetime) -> tuple[set[datetime], set[datetime]]:
         """Return which ticks must be decided, and which may be: an edit is taken up at a moment not known exactly."""
         versions = self.diary.versions(job)
         required: set[datetime] = set()
         possible: set[datetime] = set()
-        for since, to, current in _stretches(versions, after, until):
+        for since, to, current in _stretches(versions, after, until, self.longest_jitter(job)):
             sets = [set(edit.job.when.ticks(since, to)) for edit in current]
             required |= set.intersection(*sets)
             possible |= set.union(*sets)
         return required, possible
+
+    def longest_jitter(self, job: str) -> timedelta:
+        """Return by how much later than its schedule has it a tick of a job came due at most."""
+        return timedelta(seconds=max(edit.job.jitter for edit in self.diary.versions(job)))
+
+    # --- a tick waits for its jitter, and no longer
+
+    def check_due(self, job: Job) -> None:
+        late = self.longest_jitter(job.name)
+        for run in self.rows_of[job.name]:
+            attempts = self.attempts_of[run.id]
+            if job.starts_limit == 1 and not run.scheduled_at <= run.due_at <= run.scheduled_at + late:
+                self.wrong("due", f"{_shown(run)} was due at {run.due_at}, with a jitter of at most {late}")
+            if job.starts_limit == 1 and any(one.started_at < run.due_at for one in attempts):
+                self.wrong("due", f"{_shown(run)} was due at {run.due_at}, and began before")
+            # What is skipped in a pause need not come due; nothing else is decided before.
+            refused = not attempts and run.state in ("missed", "skipped") and run.reason != "paused"
+            if refused and run.decided_at < run.due_at:
+                self.wrong("due", f"{_shown(run)} was due at {run.due_at}, and decided at {run.decided_at}")
 
     # --- a pause swallows exactly what came due in it
 
@@ -177,6 +197,8 @@ class _Judge:
             maybe = any(one.paused_at < tick <= _or_later(one.resumed_before) for one in pauses)
             if is_paused and not maybe:
                 self.wrong("pause", f"{job.name} {tick} was swallowed by no pause: {_shown(several[0])}")
+            # An edit reaches back to a tick that jitter makes due later: of the new schedule, it was in no pause.
+            surely = surely and (tick in self.required_ticks or not self.longest_jitter(job.name))
             if surely and not is_paused:
                 self.wrong("pause", f"{job.name} {tick} came due in a pause: {_shown(several[0])}")
 
@@ -385,15 +407,20 @@ def _or_later(moment: datetime | None) -> datetime:
 
 
 def _stretches(
-    versions: Sequence[Edit], after: datetime, until: datetime
+    versions: Sequence[Edit], after: datetime, until: datetime, jitter: timedelta
 ) -> Iterator[tuple[datetime, datetime, list[Edit]]]:
-    """Cut (after, until] where the versions that may be in force change."""
+    """Cut (after, until] where the versions that may be in force change.
+
+    An edit holds from up to where the former schedule is decided: just before a tick that jitter makes due later.
+    """
     edges = {after, until}
     for edit in versions[1:]:
-        edges |= {moment for moment in (edit.written_at, edit.adopted_at) if moment and after < moment < until}
+        moments = (edit.written_at - jitter, edit.adopted_at)
+        edges |= {moment for moment in moments if moment and after < moment < until}
     ordered = sorted(edges)
     for since, to in itertools.pairwise(ordered):
         # In force is the newest one that was taken up, or any that was written since and not taken up yet.
         taken = [edit for edit in versions if edit.adopted_at is not None and edit.adopted_at <= since]
         first = max(range(len(versions)), key=lambda number: (versions[number] in taken, number))
-        yield since, to, [edit for edit in versions[first:] if edit.written_at <= since or edit.written_at == LONG_AGO]
+        known = [edit for edit in versions[first:] if edit.written_at == LONG_AGO or edit.written_at - jitter <= since]
+        yield since, to, known

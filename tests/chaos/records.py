@@ -23,6 +23,7 @@ class Run:
     job: str
     scheduled_at: datetime
     until: datetime | None
+    due_at: datetime
     kind: str
     state: str
     reason: str | None
@@ -89,10 +90,23 @@ class Records:
 
         return cls(
             runs=[
-                Run(number, job, moment(at), maybe(until), kind, state, reason, moment(decided_at), by, bool(held), key)
-                for number, job, at, until, kind, state, reason, decided_at, by, held, key in books.rows(
-                    "select id, job_id, scheduled_at, until, kind, state, reason, decided_at, decided_by, slot_held,"
-                    " request_key from {p}run order by id"
+                Run(
+                    number,
+                    job,
+                    moment(at),
+                    maybe(until),
+                    moment(due_at),
+                    kind,
+                    state,
+                    reason,
+                    moment(decided_at),
+                    by,
+                    bool(held),
+                    key,
+                )
+                for number, job, at, until, due_at, kind, state, reason, decided_at, by, held, key in books.rows(
+                    "select id, job_id, scheduled_at, until, due_at, kind, state, reason, decided_at, decided_by,"
+                    " slot_held, request_key from {p}run order by id"
                 )
             ],
             attempts=[

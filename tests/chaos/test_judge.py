@@ -32,7 +32,20 @@ def sound() -> tuple[Records, Diary]:
     runs, attempts, effects = [], [], []
     for number, leader in enumerate(LEADERS, 1):
         runs.append(
-            Run(number, "one", at(number), None, "scheduled", "succeeded", None, at(number), leader, False, None)
+            Run(
+                number,
+                "one",
+                at(number),
+                None,
+                at(number),
+                "scheduled",
+                "succeeded",
+                None,
+                at(number),
+                leader,
+                False,
+                None,
+            )
         )
         attempts.append(Attempt(number, number, 1, TERMS[leader], leader, "succeeded", at(number), at(number + 0.1)))
         effects += [
@@ -210,6 +223,18 @@ def unasked_run(records: Records) -> Records:
     return replace(records, runs=[*records.runs, manual])
 
 
+def due_much_later(records: Records) -> Records:
+    return attempt_changed(run_changed(records, 2, due_at=at(2.5)), 2, started_at=at(2.5))
+
+
+def begun_before_it_was_due(records: Records) -> Records:
+    return run_changed(records, 2, due_at=at(2.05))
+
+
+def skipped_before_it_was_due(records: Records) -> Records:
+    return run_changed(without_attempts(records, 2), 2, due_at=at(2.05), state="skipped", reason="overlap")
+
+
 def strange_death(records: Records) -> Records:
     return replace(records, crashes=["replica 3 ended with 70, not None"])
 
@@ -245,6 +270,9 @@ def strange_death(records: Records) -> Records:
         (open_at_the_end, "open"),
         (paused_by_nobody, "pause"),
         (unasked_run, "request"),
+        (due_much_later, "due"),
+        (begun_before_it_was_due, "due"),
+        (skipped_before_it_was_due, "due"),
         (strange_death, "crash"),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
@@ -282,6 +310,44 @@ def test_an_edit_may_be_taken_up_at_any_moment_until_it_is_known_to_be() -> None
     assert rules(fewer, diary) == set(), "the third was, and may have been decided"
     assert rules(without_run(fewer, 3), diary) == set(), "or not"
     assert rules(without_run(fewer, 4), diary) == {"undecided"}, "the fourth is of both"
+
+
+def test_a_tick_may_come_due_as_much_later_as_its_jobs_jitter_says() -> None:
+    records, _ = sound()
+    late = due_much_later(records)
+    assert rules(late, Diary([replace(JOB, jitter=0.5)], ended_at=at(6))) == set()
+    assert rules(late, Diary([replace(JOB, jitter=0.4)], ended_at=at(6))) == {"due"}
+    assert rules(begun_before_it_was_due(records), Diary([replace(JOB, jitter=0.5)], ended_at=at(6))) == {"due"}
+
+
+def test_a_tick_is_skipped_in_a_pause_before_jitter_makes_it_due() -> None:
+    records, diary = sound()
+    diary.pauses.append(Pause("one", at(1.5), at(2.5), at(2.5)))
+    paused = run_changed(paused_by_nobody(records), 2, due_at=at(2.9))
+    diary.jobs = [replace(JOB, jitter=0.9)]
+    assert rules(paused, diary) == set()
+
+
+def test_an_edit_reaches_back_to_a_tick_that_jitter_makes_due_later() -> None:
+    records, _ = sound()
+    diary = Diary([replace(JOB, jitter=0.9)], ended_at=at(6))
+    diary.edits.append(Edit(replace(JOB, when=Every(2000)), at(3.5), at(3.5)))
+    fewer = without_run(records, 5)
+    assert rules(fewer, diary) == set()
+    assert rules(without_run(fewer, 3), diary) == set(), "the third was not due yet"
+    diary.jobs = [replace(JOB, jitter=0.4)]
+    assert rules(without_run(fewer, 3), diary) == {"undecided"}
+
+
+def test_an_edit_reaches_back_over_a_pause_too() -> None:
+    records, _ = sound()
+    diary = Diary([replace(JOB, when=Every(3000), jitter=0.9)], ended_at=at(6))
+    diary.edits.append(Edit(JOB, at(2.5), at(2.5)))
+    diary.pauses.append(Pause("one", at(1.5), at(2.2), at(2.2)))
+    later = without_run(records, 1)
+    assert rules(later, diary) == set(), "the second is of the new schedule alone"
+    diary.edits[:] = [Edit(JOB, at(1.0), at(1.0))]
+    assert rules(later, diary) == {"pause"}
 
 
 def test_an_edit_that_was_overtaken_by_another_may_never_have_been_taken_up() -> None:

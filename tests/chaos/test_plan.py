@@ -34,6 +34,7 @@ def test_an_hour_has_every_fault_and_every_request() -> None:
 def test_a_plan_has_every_kind_of_job_with_every_overlap_policy() -> None:
     jobs = plan(1, 1, 4).jobs
     assert len({(job.kind, job.overlap) for job in jobs}) == 4 * 4
+    assert {bool(job.jitter) for job in jobs} == {True, False}
 
 
 def test_steps_come_in_order_and_within_the_time() -> None:
@@ -53,6 +54,13 @@ def test_whatever_is_drawn_is_a_configuration_without_a_warning(seed: int, tmp_p
         found = config.load(fleet.config_path, {**os.environ, "REPLICA": "one"})
         assert not found.warnings, found.warnings
         assert {job.id for job in found.jobs} == set(settings)
+
+
+@pytest.mark.parametrize(
+    ("when", "seconds"), [(Every(1500, 333), 1.5), (AtSeconds((0, 7, 55)), 5), (AtSeconds((9,)), 60)]
+)
+def test_the_shortest_gap_between_two_ticks_is_found(when: Every | AtSeconds, seconds: float) -> None:
+    assert when.shortest_gap() == seconds
 
 
 @pytest.mark.parametrize("when", [Every(700), Every(1500, 333), AtSeconds((0, 7, 59))], ids=str)
