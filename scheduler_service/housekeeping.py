@@ -180,20 +180,18 @@ class Housekeeping:
         signed_in = self._ledger.sign_in(self._replica)  # before our own register is read again
         held = {one.attempt_id: one for one in signed_in.held}
         claims, known = self._open_claims() if begins else (), self._workers.registry()
-        # A database that forgot how they ended (a promoted standby) has them open, and their code goes on; it may
-        # also have given their numbers again.
-        stuck = {(one.id, one.run_id, one.attempt) for one in self._workers.stuck()}
+        # A database that forgot how they ended (a promoted standby) has stuck ones open, and their code goes on.  One
+        # that forgot starts gives their numbers again, while they go on here: the moment tells them apart.
+        ours = {(one.id, one.started_at) for one in (*known.values(), *self._workers.stuck())}
         never_began = [
             one.attempt_id
             for one in held.values()
-            if one.attempt_id not in known
-            and one.claim_id not in claims
-            and (one.attempt_id, one.run_id, one.attempt) not in stuck
+            if (one.attempt_id, one.started_at) not in ours and one.claim_id not in claims
         ]
         if never_began and self._ledger.unstart(self._replica.instance_id, never_began):
             self._wake_dispatcher()
         for one in held.values():
-            if one.cancelled_by is not None:
+            if one.cancelled_by is not None and (one.attempt_id, one.started_at) in ours:
                 self._workers.stop_run(one.attempt_id, f"cancelled by {one.cancelled_by}")
         missing = [attempt_id for attempt_id in before - held.keys() if attempt_id in known]
         if missing:

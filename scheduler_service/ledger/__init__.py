@@ -158,8 +158,7 @@ class Held:
     """An attempt that is open in the ledger."""
 
     attempt_id: int
-    run_id: int
-    attempt: int
+    started_at: datetime
     claim_id: str
     cancelled_by: str | None = None  # who asked for it to stop
 

@@ -46,18 +46,18 @@ SIGN_IN = """insert into {p}replica as r
 
 # A slot outlives its attempt where a thread went on after its time-out: its holder is watched too.  Each of
 # the first two parts has an index of its own, so that the answer does not grow with the history.
-PEERS = """select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_at, a.state, p.config_hash,
+PEERS = """select a.instance_id, a.id, a.started_at, a.claim_id, p.seen_at, a.state, p.config_hash,
          case when r.cancel_requested_at is not null then coalesce(r.cancel_requested_by, 'somebody') end as stopped_by
     from {p}run_attempt a join {p}run r on r.id = a.run_id and r.lock_id = :lock_id
     left join {p}replica p on p.instance_id = a.instance_id
    where a.state = 'running'
   union all
-  select a.instance_id, a.id, a.run_id, a.attempt, a.claim_id, p.seen_at, a.state, p.config_hash, null
+  select a.instance_id, a.id, a.started_at, a.claim_id, p.seen_at, a.state, p.config_hash, null
     from {p}run r join {p}run_attempt a on a.run_id = r.id and a.attempt = r.attempt and a.state <> 'running'
     left join {p}replica p on p.instance_id = a.instance_id
    where r.lock_id = :lock_id and r.slot_held
   union all
-  select p.instance_id, null, null, null, null, p.seen_at, null, p.config_hash, null
+  select p.instance_id, null, null, null, p.seen_at, null, p.config_hash, null
     from {p}replica p where p.lock_id = :lock_id"""
 
 
@@ -232,10 +232,10 @@ class LedgerReads:
         )
         held: list[Held] = []
         peers: dict[str, Peer] = {}
-        for instance_id, attempt_id, run_id, attempt, claim_id, seen_at, state, config_hash, cancelled_by in rows:
+        for instance_id, attempt_id, started_at, claim_id, seen_at, state, config_hash, cancelled_by in rows:
             if instance_id == replica.instance_id:
                 if state == State.RUNNING:
-                    held.append(Held(attempt_id, run_id, attempt, claim_id or "", cancelled_by))
+                    held.append(Held(attempt_id, self.known_moment(started_at), claim_id or "", cancelled_by))
                 continue
             known = peers.get(instance_id)
             count = (known.open_count if known else 0) + (attempt_id is not None)

@@ -172,7 +172,8 @@ class Workers:
                 raise ValueError(f"no worker is free for attempt {attempt.id}: ask for room before starting")
             if own_process and self._busy_process_count >= self._process_limit:
                 raise ValueError(f"no process is free for attempt {attempt.id}: ask free_process_count before starting")
-            other = self._tasks.get(attempt.id)
+            stuck = self._stuck.get(attempt.id)
+            other = self._tasks.get(attempt.id) or (None if stuck is None else stuck.task)
             if other is not None and other.attempt.started_at != attempt.started_at:
                 return
             if other is not None:

@@ -14,6 +14,7 @@ from sqlalchemy import delete, insert, select, update
 from scheduler_service import schedule as schedules
 from scheduler_service.database import Database, StoreUnavailable
 from scheduler_service.ledger import Finished, Replica
+from scheduler_service.ledger.requests import Requests
 from scheduler_service.model import Attempt, CatchUp, JobSpec, Lease, OnCrash, Outcome, Overlap, State
 from scheduler_service.tables import job_state, leader_lease, replica, run, run_attempt
 from scheduler_service.workers.tasks import Task
@@ -863,9 +864,26 @@ def test_a_run_whose_function_has_not_returned_does_not_wait_again_though_its_en
     world.housekeeping.step()
     assert world.runs() == [("running", None)]
     (stuck,) = world.pool.given_up
-    world.pool.given_up = [replace(stuck, run_id=stuck.run_id + 1)]  # of that number before it was given again
+    world.pool.given_up = [of_that_number_before(stuck)]
     world.housekeeping.step()
     assert world.runs() == [("waiting", "queued")]
+
+
+def test_a_run_whose_number_a_forgotten_one_has_here_waits_again_and_its_cancel_stops_nothing(world: World) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    (attempt,) = world.pool.taken.values()
+    world.pool.taken = {attempt.id: of_that_number_before(attempt)}  # it goes on here, and the other is not begun
+    Requests(world.database, LOCK).cancel(attempt.run_id, by="ann")
+    world.housekeeping.step()
+    assert world.runs() == [("cancelled", None)], "it does not wait for the end of the other"
+    assert world.pool.stopped == []
+    assert world.execute(select(run_attempt)) == []
+
+
+def of_that_number_before(attempt: Attempt) -> Attempt:
+    """What a database that was promoted since forgot, with its number."""
+    return replace(attempt, run_id=attempt.run_id + 1, started_at=attempt.started_at - MINUTE)
 
 
 def test_a_huge_backlog_is_settled_in_parts_and_every_tick_once(world: World) -> None:

@@ -191,8 +191,8 @@ MUTATIONS = (
         "cancelled-unheard",
         "a replica does not ask the runs to stop that somebody cancels",
         _HOUSE,
-        "            if one.cancelled_by is not None:",
-        "            if False:",
+        "            if one.cancelled_by is not None and",
+        "            if False and",
         "tests/contract/test_overlap.py::test_a_run_that_somebody_cancels_is_asked_to_stop_by_the_replica_that_runs_it",
     ),
     # Lost runs

@@ -168,8 +168,8 @@ MUTATIONS = (
         "claim-unknown",
         "an attempt on its way to a worker is taken for one that never began",
         _HOUSE,
-        "            and one.claim_id not in claims\n",
-        "",
+        " not in ours and one.claim_id not in claims\n",
+        " not in ours\n",
         _DISPATCHER + "test_a_claim_on_its_way_is_left_alone",
     ),
     mutation(

@@ -221,6 +221,17 @@ def test_an_attempt_whose_number_another_has_is_not_begun():
     world.jobs.let_all_go()
 
 
+def test_nor_is_one_whose_number_a_stuck_function_has():
+    """Its late end would take the place of the other's result."""
+    world = World(run=lambda *_: Outcome(State.TIMED_OUT, 0.4, "it has not returned", returned=False))
+    world.submit(1)
+    wait_until(lambda: not world.workers.registry())
+    (stuck,) = world.workers.stuck()
+    world.workers.submit(replace(stuck, started_at=stuck.started_at + timedelta(seconds=1)), a_job())
+    assert world.workers.registry() == {}
+    assert world.workers.stuck() == (stuck,)
+
+
 def test_a_worker_is_free_before_its_result_is_written_and_the_attempt_is_ours_until_then():
     world = World(threads=1, at_once=False)
     world.submit(1)
