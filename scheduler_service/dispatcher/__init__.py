@@ -214,7 +214,8 @@ class Dispatcher:
         polling = now >= self._poll_at
         if polling or (wanted and self._starter.has_room):
             self._start(lease, anew=polling)
-        if self._taken_over != self._term == lease.term and (self._states or not self._adopter.is_behind):
+        settled_some = self._states or not self._adopter.is_behind  # or there are no jobs
+        if settled_some and self._term == lease.term and self._taken_over != lease.term:
             self._taken_over = lease.term
             self.on_taken_over(lease.term)
         return self._pause()
@@ -360,29 +361,35 @@ class Dispatcher:
     def _start(self, lease: Lease, *, anew: bool) -> None:
         if self._in_doubt():
             return
-        if fresh := anew or not self._starter.has_candidates:
-            began = self._clock.monotonic()
-            poll = self._starter.poll(self._specs, self._states.untried)
-            now = self._clock.monotonic()
-            rest = POLL_REST * (now - began) if self._starter.has_candidates else 0.0
-            self._poll_at = now + max(POLL_SECONDS, rest)
-            self._agenda.add_all(self._states.pauses_over(poll))
-            if not all(is_wanted(run, self._specs) for run in poll.runs):
-                # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
-                self._adopter.is_behind = True
+        polls = anew or not self._starter.has_candidates
+        if polls:
+            self._poll()
         self._starter.look_at_newest(self._specs, self._states.untried)
         settling = self._agenda.ready_among(self._states.untried)
         runs, more = self._starter.with_room(self._specs, self._states.untried, settling=settling)
-        if more or not (fresh or self._starter.has_candidates):  # what was read is used up, and there may be others
+        used_up = not polls and not self._starter.has_candidates  # what was read before; there may be others
+        if more or used_up:
             self._rest.signal()
         if not runs or self._in_doubt():
             return
         started_count = self._starter.start(lease, runs, self._specs)
         if started_count is None:
             self._fenced("start", lease)
-        elif started_count < len(runs) and not fresh:  # others may start instead
+        elif started_count < len(runs) and not polls:  # others may start instead
             self._starter.forget()
             self._rest.signal()
+
+    def _poll(self) -> None:
+        """Read what waits, and which pauses are new or over."""
+        began = self._clock.monotonic()
+        poll = self._starter.poll(self._specs, self._states.untried)
+        now = self._clock.monotonic()
+        rest = POLL_REST * (now - began) if self._starter.has_candidates else 0.0
+        self._poll_at = now + max(POLL_SECONDS, rest)
+        self._agenda.add_all(self._states.pauses_over(poll))
+        if not all(is_wanted(run, self._specs) for run in poll.runs):
+            # They would come first in each poll, and nothing behind them would start: to adopt anew cancels them.
+            self._adopter.is_behind = True
 
     def _in_doubt(self) -> bool:
         if self._current() is not None:

@@ -154,8 +154,8 @@ MUTATIONS = (
         "poll-unasked",
         "the lease is not asked for again after settling",
         _DISPATCHER,
-        "        if self._in_doubt():\n            return\n        if fresh",
-        "        if fresh",
+        "        if self._in_doubt():\n            return\n        polls = ",
+        "        polls = ",
         _CONTRACT + "test_a_lease_that_turns_suspect_between_two_statements_stops_the_next",
     ),
     mutation(

@@ -110,7 +110,7 @@ MUTATIONS = (
         "used-up",
         "when what was read is used up, what waits beyond it is left until the next second",
         "scheduler_service/dispatcher/__init__.py",
-        "        if more or not (fresh or self._starter.has_candidates):",
+        "        if more or used_up:",
         "        if more:",
         _DISPATCHER + "test_when_what_was_read_is_used_up_and_others_wait_they_are_read_at_once",
     ),
