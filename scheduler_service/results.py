@@ -4,7 +4,7 @@
               ^  |
               |  | the store does not answer: again, with growing pauses, for as long as it takes
               |  | it refuses, or has not answered for long: row by row
-              |  |     a row that it refuses alone: without its words, which are then lost, and that is told
+              |  |     a row that it does not take, though it answers: without its words, which is told
               |  |     a row that it refuses even so: told, kept aside, and tried again
               `--'
 
@@ -177,18 +177,31 @@ class Results:
             return list(itertools.islice(ready, BATCH_RESULTS))
 
     def _write(self, batch: Sequence[Finished]) -> Exception | None:
+        """Send one statement, and note that the store takes results; return what went wrong."""
+        problem = self._send(batch)
+        if problem is None:
+            self._outage.over()
+            self._failed_count = 0
+        return problem
+
+    def _send(self, batch: Sequence[Finished]) -> Exception | None:
         """Send one statement; return what went wrong."""
         try:
             self._finish(batch)
         except Exception as error:  # whatever is wrong with it, a result must not be lost
             return error
-        self._outage.over()
-        self._failed_count = 0
         return None
 
     def _write_singly(self, batch: Sequence[Finished]) -> float:
         for one in batch:
             problem = self._write([one])
+            if problem is not None and _may_pass(problem):
+                # The store may be the reason, and be back for the next try, which would cost the row its words: a row
+                # is to blame if it fails while an end of nothing is taken.
+                silence = self._send([])
+                if silence is not None:
+                    return self._pause(silence)
+                problem = self._write([one])
             if problem is None:
                 self._forget([one])
                 continue

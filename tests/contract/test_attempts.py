@@ -49,6 +49,13 @@ def test_a_run_to_be_tried_again_waits_so_long_after_its_end(world: World) -> No
     assert (again.run_id, again.attempt, again.id > attempt.id) == (attempt.run_id, 2, True)
 
 
+def test_an_end_of_nothing_is_taken_and_ends_nothing(world: World) -> None:
+    """Whoever could not write one asks so whether any would be."""
+    attempt = world.started()
+    world.ledger.finish([])
+    assert world.row(run_attempt, id=attempt.id).state == "running"
+
+
 def test_a_failure_that_is_told_twice_is_tried_again_once(world: World) -> None:
     attempt = world.started()
     failed = [Finished(attempt, outcome(State.FAILED, retry_seconds=0.0))]

@@ -133,8 +133,7 @@ def test_in_a_long_outage_only_one_row_is_tried_at_a_time(world: World):
     world.store.down = StoreUnavailable("the server is down")
     world.add(*range(1, 101))
     world.step(PATIENCE + 10)
-    assert all(len(call) == 1 for call in world.store.calls[PATIENCE:])
-    assert len(world.store.calls) == PATIENCE + 2 * 10
+    assert world.store.calls[PATIENCE:] == [[1], []] * 10  # and asked whether it takes anything
 
 
 def test_one_refused_row_does_not_hold_up_the_others(world: World):
@@ -199,6 +198,19 @@ def test_a_short_outage_costs_no_words(world: World):
     world.step()
     assert world.store.written == {1: DONE, 2: DONE}
     assert world.told.fields("result_cut") == []
+
+
+@pytest.mark.parametrize("failed_count", range(PATIENCE, PATIENCE + 6))
+def test_a_long_outage_costs_no_words_whenever_it_ends(world: World, failed_count: int):
+    def finish(finished: Sequence[Finished]) -> None:
+        world.store.down = StoreUnavailable("timeout") if len(world.store.calls) < failed_count else None
+        world.store.finish(finished)
+
+    world.results = Results(finish, events=world.told.events, clock=world.clock)
+    world.add(1, 2)
+    world.step(PATIENCE + 6)
+    assert world.store.written == {1: DONE, 2: DONE}
+    assert world.told.names() == ["store_unavailable", "store_recovered"]
 
 
 def test_no_fault_at_any_call_loses_or_doubles_a_result():
