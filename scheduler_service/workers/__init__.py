@@ -168,7 +168,7 @@ class Workers:
         with self._lock:
             if self._closed:
                 return
-            if not self._room.has(weight) or len(self._tasks) >= self._limit + UNWRITTEN_LIMIT:
+            if not self._room.has(weight):  # not by the register: a function that returns at last is back in it
                 raise ValueError(f"no worker is free for attempt {attempt.id}: ask for room before starting")
             if own_process and self._busy_process_count >= self._process_limit:
                 raise ValueError(f"no process is free for attempt {attempt.id}: ask free_process_count before starting")

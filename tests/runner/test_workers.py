@@ -266,6 +266,25 @@ def test_while_too_much_is_unwritten_nothing_new_is_taken(monkeypatch: pytest.Mo
     assert world.workers.free_count == 1
 
 
+def test_a_function_that_returns_at_last_takes_no_room_that_was_asked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scheduler_service.workers.UNWRITTEN_LIMIT", 1)
+    world = World(threads=1, at_once=False)
+    world.jobs.let_all_go()
+    world.jobs.outcome = Outcome(State.TIMED_OUT, 0.4, "it has not returned", returned=False)
+    world.submit(1)
+    world.ended()
+    world.writer.write(1)
+    world.writer.taken.clear()
+    world.jobs.outcome = DONE
+    world.submit(2)
+    world.ended()
+    assert world.workers.room == 1
+    world.workers.returned(an_attempt(1), DONE)  # while the statement that starts the next is on its way
+    assert world.workers.room == 0
+    world.workers.submit(an_attempt(3, sent=world.clock.now), a_job(), 1)
+    wait_until(lambda: world.writer.taken.keys() == {1, 2, 3})
+
+
 def test_a_run_is_asked_to_stop_with_a_reason():
     reasons: list[str] = []
 
