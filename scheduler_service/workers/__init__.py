@@ -71,8 +71,8 @@ class Workers:
     `run` executes an attempt and should not raise; when it says that a function has not returned, `returned`
     is told later that it has.  `still_open` tells whether an attempt is open in the ledger, None if that
     cannot be known now.  `begin_within_seconds` is for how long after its start was sent an attempt certainly
-    is.  `on_free`, which may be set until the first attempt is submitted, is called when a worker or a slot
-    may have become free; it must not block.
+    is.  `on_free`, which may be set until the first attempt is submitted, is called when there may be
+    room or a slot again; it must not block.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class Workers:
     def room(self) -> int:
         """How many runs of quick jobs can be taken now; a run of another takes the place of `weight` of them.
 
-        None while half of what may be taken ahead still waits, so that what is started is started in few and
-        large batches.
+        0 while anything that was taken waits for a worker and less than half is free, so that what is started is
+        started in few and large batches.
         """
         with self._lock:
             return self._free_room()
@@ -276,7 +276,9 @@ class Workers:
 
     def _work(self, task: Task) -> None:
         with self._lock:
-            self._room.begin(task.attempt.id, task.weight)
+            makes_room = self._room.begin(task.attempt.id, task.weight)
+        if makes_room:
+            self.on_free()
         outcome = self._perform(task)
         keeps_its_place = False
         if outcome is not None and outcome.returned:

@@ -49,11 +49,16 @@ class Room:
         self._taken += weight
         self.waiting_count += 1
 
-    def begin(self, attempt_id: int, weight: int) -> None:
-        """Note that a run waits for a worker no more."""
+    def begin(self, attempt_id: int, weight: int) -> bool:
+        """Note that a run waits for a worker no more; return whether nothing was free before and something is now.
+
+        That is the last of those that waited, and seldom: whoever starts more is not to be told of each.
+        """
+        before = self.free()
         self.waiting_count -= 1
         if weight < AHEAD:
             self._begun[attempt_id] = self._clock.monotonic()
+        return before == 0 and self.free() > 0
 
     def end(self, attempt_id: int, weight: int) -> None:
         """Note that a run has left its place."""

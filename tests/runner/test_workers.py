@@ -536,6 +536,21 @@ def test_more_is_taken_when_half_of_what_was_taken_ahead_has_begun():
     world.jobs.let_all_go()
 
 
+def test_the_dispatcher_is_woken_when_what_waited_for_a_worker_begins_and_makes_room():
+    world = World(threads=3)
+    world.submit(1)
+    wait_until(lambda: world.jobs.begun == [1])
+    assert not world.freed.acquire(blocking=False), "there was room all the time"
+    world.submit(2)  # less than half is free: whoever asks before it begins is told that there is no room
+    assert world.freed.acquire(timeout=PATIENCE_SECONDS)
+    assert world.workers.room == AHEAD
+    wait_until(lambda: world.jobs.begun == [1, 2])
+    world.submit(3)
+    wait_until(lambda: world.jobs.begun == [1, 2, 3])
+    assert not world.freed.acquire(blocking=False), "there is none"
+    world.jobs.let_all_go()
+
+
 def test_a_quick_job_that_takes_its_time_once_takes_a_whole_worker():
     world = a_quick_world(threads=2)
     world.workers.submit(an_attempt(2, sent=world.clock.now), a_job(), 1)
