@@ -43,7 +43,7 @@ PATIENCE = 5  # failed tries, after which one row may be the reason
 IDLE_SECONDS = 60.0
 
 
-def _nobody(_: Sequence[Attempt]) -> None:
+def _nobody(_: Sequence[Finished]) -> None:
     pass
 
 
@@ -76,7 +76,7 @@ class Results:
         self._failed_count = 0  # tries in a row
         self._aside: dict[int, float] = {}  # refused rows, by attempt id: when to try again, on the boot clock
         self._thread: threading.Thread | None = None
-        self.on_written: Callable[[Sequence[Attempt]], None] = _nobody  # called when results are durable
+        self.on_written: Callable[[Sequence[Finished]], None] = _nobody  # told what is durable, as it was added
 
     # --- from other threads
 
@@ -229,7 +229,7 @@ class Results:
         return min(seconds, FLUSH_PAUSE_SECONDS) if self._flushing_count else seconds
 
     def _forget(self, written: Sequence[Finished]) -> None:
-        self.on_written([one.attempt for one in written])
+        self.on_written(written)
         with self._changed:
             for one in written:
                 self._aside.pop(one.attempt.id, None)

@@ -36,6 +36,7 @@ from typing import Protocol
 
 from scheduler_service.clock import Clock, DatabaseTime
 from scheduler_service.events import Events
+from scheduler_service.ledger import Finished
 from scheduler_service.model import Attempt, JobSpec, Outcome, Overlap, State
 from scheduler_service.runner import needs_process
 from scheduler_service.workers.room import AHEAD, Room
@@ -53,7 +54,7 @@ Run = Callable[[Attempt, JobSpec, threading.Event], Outcome]
 class ResultWriter(Protocol):
     """Who writes results down."""
 
-    on_written: Callable[[Sequence[Attempt]], None]
+    on_written: Callable[[Sequence[Finished]], None]
 
     def add(self, attempt: Attempt, outcome: Outcome, *, awaited: bool = False) -> None:
         """Take a result, for the end of which another run may wait; must not block."""
@@ -126,8 +127,7 @@ class Workers:
     def room(self) -> int:
         """How many runs of quick jobs can be taken now; a run of another takes the place of `weight` of them.
 
-        0 while anything that was taken waits for a worker and less than half is free, so that what is started is
-        started in few and large batches.
+        0 while anything taken waits for a worker and less than half is free: so there are few and large batches.
         """
         with self._lock:
             return self._free_room()
@@ -331,12 +331,12 @@ class Workers:
             )
         return keeps_its_place
 
-    def _written(self, attempts: Sequence[Attempt]) -> None:
+    def _written(self, finished: Sequence[Finished]) -> None:
         with self._lock:
-            for attempt in attempts:
-                task = self._tasks.get(attempt.id)
-                if task is not None and task.attempt.started_at == attempt.started_at:  # not another of that number
-                    del self._tasks[attempt.id]
+            for one in finished:
+                task = self._tasks.get(one.attempt.id)
+                if task is not None and task.end is one.outcome:  # not another of that number, nor its first end of two
+                    del self._tasks[one.attempt.id]
         self.on_free()  # a slot may be free
 
     def _perform(self, task: Task) -> Outcome | None:

@@ -22,6 +22,7 @@ class Task:
     taken_at: float  # boot clock
     stopping: Stopping = field(default_factory=Stopping)
     begun: bool = False  # or recorded as stopped before it could
+    end: Outcome | None = None  # the last that was given to be written: until that is, the attempt is ours
     late: list[Outcome] = field(default_factory=list)  # of a function that returned just after it was given up
 
     def goes_elsewhere(self, outcome: Outcome) -> bool:
@@ -31,8 +32,9 @@ class Task:
         return stopped_with_us and rerun
 
     def in_the_end(self, outcome: Outcome) -> Outcome:
-        """Return how it ended; a run that is to be run by another is tried again, as it were had it not stopped."""
-        return replace(outcome, retry_seconds=0.0) if self.goes_elsewhere(outcome) else outcome
+        """Note and return how it ended; a run that is to be run by another is tried again, as if it had not stopped."""
+        self.end = replace(outcome, retry_seconds=0.0) if self.goes_elsewhere(outcome) else outcome
+        return self.end
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import pytest
 from scheduler_service.clock import BootClock
 from scheduler_service.database import StoreConflict, StoreRefused, StoreUnavailable
 from scheduler_service.ledger import Finished
-from scheduler_service.model import Attempt, Outcome, State
+from scheduler_service.model import Outcome, State
 from scheduler_service.results import BATCH_RESULTS, IDLE_SECONDS, LONGEST_PAUSE_SECONDS, PATIENCE, Results
 from scheduler_service.rush import Rush
 from tests.runner.conftest import PATIENCE_SECONDS, Told, an_attempt
@@ -59,9 +59,9 @@ class World:
         self.durable: list[int] = []
         self.results.on_written = self._note
 
-    def _note(self, attempts: Sequence[Attempt]) -> None:
-        assert all(attempt.id in self.store.written for attempt in attempts)
-        self.durable += [attempt.id for attempt in attempts]
+    def _note(self, finished: Sequence[Finished]) -> None:
+        assert all(one.attempt.id in self.store.written for one in finished)
+        self.durable += [one.attempt.id for one in finished]
 
     def add(self, *numbers: int, outcome: Outcome = DONE) -> None:
         for number in numbers:
@@ -320,7 +320,7 @@ def test_a_crash_of_the_thread_is_handed_on():
         crashed.append((name, error))
         done.set()
 
-    def on_written(_: Sequence[Attempt]) -> None:
+    def on_written(_: Sequence[Finished]) -> None:
         raise RuntimeError("a mistake of ours")
 
     results, _ = started(Store().finish, on_crash=on_crash)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from scheduler_service.clock import BootClock, DatabaseTime
+from scheduler_service.ledger import Finished
 from scheduler_service.model import Attempt, JobSpec, OnCrash, Outcome, State
 from scheduler_service.workers import HELD_SECONDS, Workers
 from scheduler_service.workers.room import AHEAD, QUICK_SECONDS
@@ -34,17 +35,17 @@ class Writer:
 
     def __init__(self, *, at_once: bool = True) -> None:
         self.taken: dict[int, Outcome] = {}
-        self.on_written: Callable[[Sequence[Attempt]], None] = lambda _: None
+        self.on_written: Callable[[Sequence[Finished]], None] = lambda _: None
         self._at_once = at_once
 
     def add(self, attempt: Attempt, outcome: Outcome, *, awaited: bool = False) -> None:
         assert attempt.id not in self.taken, "a result was added twice"
         self.taken[attempt.id] = outcome
         if self._at_once:
-            self.on_written([attempt])
+            self.on_written([Finished(attempt, outcome)])
 
     def write(self, *numbers: int) -> None:
-        self.on_written([an_attempt(number) for number in numbers])
+        self.on_written([Finished(an_attempt(number), self.taken[number]) for number in numbers])
 
 
 class Jobs:
@@ -437,7 +438,7 @@ def test_an_attempt_is_registered_until_its_result_is_recorded():
     world.ended()
     assert list(world.workers.registry()) == [1]
     forgotten = replace(an_attempt(1), started_at=NOON - timedelta(hours=1))  # by a database that gave its number again
-    world.writer.on_written([forgotten])
+    world.writer.on_written([Finished(forgotten, replace(DONE))])
     assert list(world.workers.registry()) == [1]
     world.writer.write(1)
     assert not world.workers.registry()
@@ -452,6 +453,18 @@ def test_an_attempt_whose_function_returned_at_last_is_registered_until_that_is_
     assert not world.workers.registry()
     world.writer.taken.clear()
     world.workers.returned(an_attempt(1), DONE)
+    assert list(world.workers.registry()) == [1]
+    world.writer.write(1)
+    assert not world.workers.registry()
+
+
+def test_an_attempt_whose_function_returns_while_its_first_end_is_being_written_is_registered_until_both_are():
+    world = World(at_once=False, run=lambda *_: Outcome(State.TIMED_OUT, 0.4, "it has not returned", returned=False))
+    world.submit(1)
+    world.ended()
+    first = world.writer.taken.pop(1)
+    world.workers.returned(an_attempt(1), DONE)
+    world.writer.on_written([Finished(an_attempt(1), first)])
     assert list(world.workers.registry()) == [1]
     world.writer.write(1)
     assert not world.workers.registry()
