@@ -67,10 +67,12 @@ class Results:
         self._outage = Outage(events, "results", clock)
         self._changed = threading.Condition()
         self._waiting: dict[int, Finished] = {}  # by attempt id, in the order in which they ended
-        self._flushing_count = 0
-        self._hurried = False
-        self._awaited = False  # another run waits for the end of one that is not written
-        self._gathering = False
+        # The thread pauses after a step, until there is something to write or to try again, and then, in a rush, lets
+        # results gather.  What ends which of the two, beside `_stopped`:
+        self._hurried = False  # both; cleared by the thread, when it has rested once
+        self._flushing_count = 0  # gathering, and pauses are short, while somebody waits for all; cleared by who waits
+        self._awaited = False  # gathering: another run waits for the end of one; cleared with `_hurried`
+        self._gathering = False  # neither: they gather, and the thread need not hear of each; cleared with `_hurried`
         self._stopped = False
         # From here on only the writing thread writes.
         self._failed_count = 0  # tries in a row
@@ -101,12 +103,17 @@ class Results:
             if not self._gathering or self._gathered_enough():
                 self._changed.notify_all()
 
+    def hurry(self) -> None:
+        """Let what waits be tried now, however long the pause would be."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify_all()
+
     def flush(self, deadline: float) -> bool:
         """Wait until nothing waits, at most until `deadline` on the boot clock; return whether all is written."""
         with self._changed:
             self._flushing_count += 1
-            self._hurried = True
-            self._changed.notify_all()
+            self.hurry()
             try:
                 while self._waiting and (left := deadline - self._clock.monotonic()) > 0:
                     self._changed.wait(min(left, 0.5))

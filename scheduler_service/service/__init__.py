@@ -374,7 +374,7 @@ class Service:
         self._parts.runner.close()
 
     def _sign_out(self, seconds: float) -> None:
-        self._parts.results.flush(self._clock.monotonic())  # so that it pauses no longer
+        self._parts.results.hurry()
         # What nobody has begun waits again; if that cannot be written, it is closed as lost with what has not stopped.
         with contextlib.suppress(StoreUnavailable):
             self._parts.housekeeping.reconcile(begins=False)

@@ -279,6 +279,21 @@ def test_flush_gives_up_at_its_deadline_and_loses_nothing():
     results.stop()
 
 
+def test_who_is_in_a_hurry_ends_a_pause_and_waits_for_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("scheduler_service.results.FIRST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr("scheduler_service.results.LONGEST_PAUSE_SECONDS", 3600.0)
+    store = Store()
+    store.down = StoreUnavailable("down")
+    results, told = started(store.finish)
+    results.add(an_attempt(1), DONE)
+    told.wait_for("store_unavailable")
+    store.down = None
+    results.hurry()
+    wait_until(lambda: results.pending_count == 0)
+    assert store.written == {1: DONE}
+    results.stop()
+
+
 def test_a_slow_write_gathers_what_is_added_meanwhile():
     store, began, go = Store(), threading.Event(), threading.Event()
 
