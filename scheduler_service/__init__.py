@@ -3,8 +3,8 @@
 Modules import only from modules above them in this order:
 
     clock strict_json passwords rush mailbox schedule moments model events logs policy signatures callables config
-    database tables leases guard ledger elector context runner results workers timetable dispatcher housekeeping
-    reloading forfeits watch metrics service web testing cli
+    database tables leases guard ledger silence elector context runner results workers timetable dispatcher
+    housekeeping reloading forfeits watch metrics service web testing cli
 
 What a program needs that uses the election, or that is a job, is here by name; each is loaded when it is first
 asked for, so that importing the package costs nothing.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
@@ -23,7 +23,7 @@ from scheduler_service.dispatcher.adopting import Adopter
 from scheduler_service.dispatcher.agenda import LONG_AGO, Agenda, Due
 from scheduler_service.dispatcher.leadership import Leadership
 from scheduler_service.dispatcher.resting import Rest
-from scheduler_service.dispatcher.settling import holder_in_doubt, is_stale
+from scheduler_service.dispatcher.settling import is_stale
 from scheduler_service.dispatcher.starting import Pool, Starter, is_wanted
 from scheduler_service.dispatcher.states import JobStates
 from scheduler_service.dispatcher.telling import tell_settlement
@@ -31,6 +31,7 @@ from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Ledger, OpenRun, Settlement, StartsLimits, Survey
 from scheduler_service.model import JobSpec, Lease, OnCrash, Overlap
 from scheduler_service.rush import Rush
+from scheduler_service.silence import holder_in_doubt, missed_after
 
 BATCH_JOBS = 200  # jobs settled in one statement,
 BATCH_ROWS = 2000  # and about so many rows written, lest a backlog take longer than a statement may
@@ -75,7 +76,7 @@ class Dispatcher:
         self._clock = clock
         self.on_replaced: Callable[[], None] = lambda: None
         self.on_taken_over: Callable[[int], None] = lambda _: None
-        self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
+        self._unseen_after = missed_after(sign_in_seconds)
         self._changed = threading.Condition()
         self._lease: Lease | None = None  # the term that we were told to lead
         self._agenda = Agenda(self._changed, clock)

@@ -23,20 +23,6 @@ def written(spec: JobSpec) -> tuple[str, str]:
     return spec.schedule.canonical, spec.schedule.timezone
 
 
-def holder_in_doubt(runs: Sequence[OpenRun], me: str, believed_after: datetime) -> OpenRun | None:
-    """Return a running run of another replica that has not signed in since `believed_after`.
-
-    Whether the next tick overlaps with it cannot be said before that replica signs in again or its
-    run is closed as lost.
-    """
-    for one in runs:
-        if one.run.state is State.WAITING or one.run.instance_id == me:
-            continue
-        if one.holder_seen_at is None or one.holder_seen_at < believed_after:
-            return one
-    return None
-
-
 def settle_job(
     spec: JobSpec,
     state: JobState,

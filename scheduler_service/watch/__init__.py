@@ -27,13 +27,13 @@ from typing import Protocol
 from scheduler_service import schedule as schedules
 from scheduler_service.clock import EPOCH, Clock
 from scheduler_service.database import StoreUnavailable
-from scheduler_service.dispatcher.settling import holder_in_doubt
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Survey
 from scheduler_service.ledger.sampling import JobProgress, Record, Sample
 from scheduler_service.model import JobSpec, Lease, Overlap
 from scheduler_service.rush import Rush
 from scheduler_service.schedule import Schedule, ScheduleError, due_at
+from scheduler_service.silence import holder_in_doubt, missed_after
 from scheduler_service.watch.fortunes import Fortune, Fortunes
 
 SAMPLE_SECONDS = 8.0
@@ -134,7 +134,7 @@ class Watch:
         self._events = events
         self._clock = clock
         self._held_for = timedelta(seconds=LOSSES * lost_after_seconds)
-        self._unseen_after = timedelta(seconds=1.5 * sign_in_seconds + 1.0)
+        self._unseen_after = missed_after(sign_in_seconds)
         self._outage = Outage(events, "watch", clock)
         self._woken = threading.Event()
         self._stopping = False

@@ -428,7 +428,7 @@ MUTATIONS = (
     mutation(
         "holder-unwatched",
         "a tick is skipped because of a run whose replica has not been heard of",
-        _SETTLING,
+        "scheduler_service/silence.py",
         "if one.holder_seen_at is None or one.holder_seen_at < believed_after:",
         "if False:",
         _CONTRACT + "test_a_run_of_a_replica_that_vanished_holds_its_job_until_it_is_lost",
