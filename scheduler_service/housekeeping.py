@@ -4,7 +4,8 @@ Each replica signs in every few seconds, also while it drains, and compares what
 open under its name with what it runs.  The leader watches the others: a replica whose sign of life
 did not change for `lost_after`, on the leader's own boot clock and with the database answering all
 the while, is gone, and what it left open is closed as lost.  A lost session is no proof of a dead
-process; only this silence is taken for one.
+process; only this silence is taken for one.  A wait in which the leader itself heard nothing, because a
+statement stalled or its host stood still, proves nothing: the count begins anew.
 
 The leader prunes a few jobs at a time, each in its turn; one that has more to remove than a visit can is
 visited again a second later, until it has not.
@@ -24,6 +25,7 @@ from scheduler_service.database import StoreUnavailable
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn, StartsLimits
 from scheduler_service.model import Attempt, Lease
+from scheduler_service.silence import missed_after
 from scheduler_service.workers.tasks import MARKED_LOST
 
 WATCH_SECONDS = 1.0  # how often we look while we run something, or lead and another replica does
@@ -107,6 +109,7 @@ class Housekeeping:
         self._keep_runs = keep_runs
         self._job_ids = job_ids[:SAMPLE_JOBS]
         self._watched: dict[str, _Watched] = {}
+        self._heard_at = clock.monotonic()  # when the database last showed us the others
         self._live: set[str] = set()  # the replicas that were compared with ours last
         self._differing: dict[str, _Differing] = {}
         self._drifting: dict[str, str] = {}  # those among them that were told
@@ -162,7 +165,8 @@ class Housekeeping:
         watching = self._watch(signed_in.peers)
         if lease is not None:
             self._close_lost(lease)
-            if self._current() is not None:
+            # Not while somebody is silent: each visit that takes long would begin the count of that anew.
+            if self._current() is not None and not self._silent(signed_in):
                 self._prune(lease)
         # Soon again while something runs here: somebody may want to cancel it.
         busy = bool(self._workers.registry()) or (lease is not None and (watching or self._behind))
@@ -241,6 +245,11 @@ class Housekeeping:
 
     def _watch(self, peers: Iterable[Peer]) -> bool:
         now = self._clock.monotonic()
+        # Whatever kept us from looking may have kept others from signing in.  Half is never less than a look in time
+        # takes: that is how `lost_after` is checked.
+        if now - self._heard_at > self._lost_after_seconds / 2:
+            self._watched.clear()
+        self._heard_at = now
         watched = {}
         for peer in peers:
             if peer.open_count:
@@ -250,15 +259,22 @@ class Housekeeping:
         self._watched = watched
         return bool(watched)
 
+    def _silent(self, signed_in: SignedIn) -> bool:
+        """Whether a replica that has something open missed its sign of life."""
+        believed_after = signed_in.now - missed_after(self._sign_in_seconds)
+        return any(
+            peer.open_count and (peer.seen_at is None or peer.seen_at < believed_after) for peer in signed_in.peers
+        )
+
     def _next_loss_seconds(self) -> float:
         """Return how long until the first of the watched replicas counts as gone, if it stays silent."""
         since = min((watched.since for watched in self._watched.values()), default=float("inf"))
         return max(LEAST_SECONDS, since + self._lost_after_seconds - self._clock.monotonic())
 
     def _close_lost(self, lease: Lease) -> None:
-        now = self._clock.monotonic()
         for instance_id, watched in tuple(self._watched.items()):
-            if now - watched.since < self._lost_after_seconds:
+            # Up to the look, not to now: a moment ago all may have stood still.
+            if self._heard_at - watched.since < self._lost_after_seconds:
                 continue
             lost = self._ledger.mark_lost(lease, instance_id, watched.seen_at, self._starts_limits())
             if lost is None:
@@ -290,7 +306,7 @@ class Housekeeping:
             jobs = self._next_to_prune()
             pruned = self._ledger.prune(lease, jobs, self._keep_for, self._keep_runs, PRUNE_ROWS)
         except StoreUnavailable as error:
-            self._pruning.failed(error)  # no reason to doubt what the watch has seen
+            self._pruning.failed(error)  # if it took long, the watch begins anew by itself
             # Once: a visit that always fails must not keep all others from their turn.
             self._put_back = [job_id for job_id in jobs if job_id not in self._put_back]
             self._to_prune[:0] = self._put_back

@@ -206,6 +206,12 @@ class World:
             self.clock.added += seconds
         raise AssertionError("the dispatcher does not come to rest")
 
+    def keep_house(self, *waits: float) -> None:
+        """Step the housekeeping after each of these waits."""
+        for seconds in waits:
+            self.clock.added += seconds
+            self.housekeeping.step()
+
     def leave_waiting(self, job_id: str, ago: timedelta = 3 * HOUR, kind: str = "scheduled") -> None:
         """Let a run wait that never began."""
         since = self.now() - ago

@@ -294,13 +294,10 @@ def test_a_run_of_a_replica_that_vanished_holds_its_job_until_it_is_lost(world: 
     world.execute(update(job_state).values(settled_until=since))
     successor.step_all()
     assert successor.runs() == [("running", None)], "whether the tick overlaps cannot be said yet"
-    successor.housekeeping.step()
-    successor.clock.added += 14.9
-    successor.housekeeping.step()
+    successor.keep_house(0, 5, 5, 4)
     successor.step_all()
     assert successor.runs() == [("running", None)]
-    successor.clock.added += 0.2
-    successor.housekeeping.step()
+    successor.keep_house(1.1)
     successor.clock.added += 0.5
     successor.step_all()
     assert successor.runs() == [("lost", None), ("running", None)]
@@ -314,10 +311,9 @@ def test_a_leader_that_may_give_up_no_replica_learns_that_its_term_is_over(world
     successor = World(database, OTHER)
     successor.configure(job())
     successor.elect(3)
-    successor.housekeeping.step()
-    successor.clock.added += 21  # there is something to prune for, too
+    successor.keep_house(0, 5, 5)
     world.elect(4)
-    successor.housekeeping.step()
+    successor.keep_house(6)
     assert successor.leadership.fenced == [3]
     assert [event.fields["statement"] for event in successor.told if event.name == "statement_fenced"] == ["mark_lost"]
     assert world.runs() == [("running", None)]
@@ -367,18 +363,103 @@ def test_an_outage_longer_than_lost_after_marks_nothing_lost(world: World, datab
     successor = World(database, OTHER)
     successor.configure(job())
     successor.elect(3)
-    successor.housekeeping.step()
+    successor.keep_house(0)
     successor.cut.cuts["sign_in"] = "request"
-    successor.clock.added += 100
-    successor.housekeeping.step()
+    successor.keep_house(100)
     assert "store_unavailable" in successor.names()
-    successor.housekeeping.step()
-    successor.clock.added += 14
-    successor.housekeeping.step()
+    successor.keep_house(0, 5, 5, 4)
     assert world.runs() == [("running", None)]
-    successor.clock.added += 2
-    successor.housekeeping.step()
+    successor.keep_house(2)
     assert world.runs() == [("lost", None)]
+
+
+def test_a_single_look_that_fails_begins_the_count_anew(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    successor.keep_house(0, 5, 5)
+    successor.cut.cuts["sign_in"] = "request"
+    successor.keep_house(2, 2, 2)
+    assert world.runs() == [("running", None)]
+
+
+def test_a_wait_in_which_a_leader_heard_nothing_gives_up_nobody(world: World, database: Database) -> None:
+    """As when the leader and the database stand still together: the other replica could not sign in either."""
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    successor.keep_house(0, 5, 20)
+    assert world.runs() == [("running", None)]
+    successor.keep_house(5, 5, 4)
+    assert world.runs() == [("running", None)], "the count began anew"
+    successor.keep_house(2)
+    assert world.runs() == [("lost", None)]
+
+
+def test_a_leader_that_stands_still_after_its_look_gives_up_nobody(
+    world: World, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    successor.keep_house(0)
+    watch = successor.housekeeping._watch
+
+    def watch_and_stand_still(peers: Any) -> bool:
+        watching = watch(peers)
+        successor.clock.added += 20
+        return watching
+
+    monkeypatch.setattr(successor.housekeeping, "_watch", watch_and_stand_still)
+    successor.keep_house(5, 0)
+    assert world.runs() == [("running", None)]
+
+
+def test_a_pruning_that_stalls_gives_up_nobody(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    for seconds in (0, 5, 5, 5):
+        world.housekeeping.step()
+        successor.keep_house(seconds)
+    stall_prunings(successor)
+    successor.keep_house(6)
+    assert "store_unavailable" in successor.names()
+    successor.keep_house(1)
+    assert world.runs() == [("running", None)]
+
+
+def test_a_replica_that_vanished_is_found_though_every_pruning_stalls(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()  # world runs the job, and never signs in
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    stall_prunings(successor)
+    successor.clock.added += 20
+    for _ in range(100):
+        seconds = successor.housekeeping.step()
+        successor.clock.added += seconds
+    assert world.runs() == [("lost", None)]
+    assert "store_unavailable" in successor.names(), "then it is pruned again"
+
+
+def stall_prunings(world: World) -> None:
+    """Let each pruning end without an answer, after the time that a statement may take."""
+
+    def stall(*_: Any) -> None:
+        world.clock.added += 10
+        raise StoreUnavailable("the statement took too long")
+
+    world.cut.ledger.prune = stall
 
 
 def test_a_late_result_of_an_attempt_marked_lost_tells_what_happened(world: World, database: Database) -> None:
@@ -387,9 +468,7 @@ def test_a_late_result_of_an_attempt_marked_lost_tells_what_happened(world: Worl
     successor = World(database, OTHER)
     successor.configure(job())
     successor.elect(3)
-    successor.housekeeping.step()
-    successor.clock.added += 16
-    successor.housekeeping.step()
+    successor.keep_house(0, 5, 5, 6)
     assert world.runs() == [("lost", None)]
     world.finish()
     assert world.runs() == [("succeeded", None)]

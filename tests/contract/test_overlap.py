@@ -473,9 +473,7 @@ def test_a_lost_run_is_started_again_on_another_replica(world: World, database: 
     successor.configure(spec)
     successor.elect(3)
     successor.step_all()
-    successor.housekeeping.step()
-    successor.clock.added += 16.0
-    successor.housekeeping.step()
+    successor.keep_house(0, 5, 5, 6)
     successor.step_all()
     ((again),) = successor.pool.taken.values()
     assert (again.attempt, again.instance_id) == (2, OTHER)
