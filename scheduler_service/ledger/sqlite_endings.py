@@ -17,7 +17,7 @@ class SqliteEndings(LedgerReads):
     """The part of the ledger that closes attempts, frees slots and lets runs wait again."""
 
     def unstart(self, instance_id: str, attempt_ids: Sequence[int]) -> int:
-        """Delete attempts that certainly never began; their runs wait again."""
+        """Delete attempts that certainly never began; their runs wait again, for what they waited for before."""
         count = 0
         with self._database.transaction() as connection:
             for attempt_id in attempt_ids:
@@ -33,7 +33,12 @@ class SqliteEndings(LedgerReads):
                             connection,
                             """update {p}run
                                   set state = case when cancel_requested_at is null then 'waiting' else 'cancelled' end,
-                                      reason = case when cancel_requested_at is null then 'queued' end,
+                                      reason = case when cancel_requested_at is not null then null
+                                                    when :number = 1 then
+                                                      case kind when 'manual' then 'requested' else 'queued' end
+                                                    when exists (select 1 from {p}run_attempt a where a.run_id = :run
+                                                                    and a.attempt = :number - 1 and a.state = 'lost')
+                                                    then 'rerun' else 'retry' end,
                                       attempt = attempt - 1, slot_held = 0
                                 where id = :run and attempt = :number and state = 'running' returning id""",
                             run=run_id,

@@ -201,12 +201,17 @@ update {p}run r
  where r.id = e.run_id and r.attempt = e.attempt
    and case when e.closes then r.state in ('running', 'lost', 'waiting') else r.slot_held and e.returned end"""
 
+# Why the run waits is told as it was before.
 UNSTART = """with gone as (
   delete from {p}run_attempt
    where id = any (:attempts) and instance_id = :me and state = 'running' returning run_id, attempt)
 update {p}run r
    set state = case when r.cancel_requested_at is null then 'waiting' else 'cancelled' end,
-       reason = case when r.cancel_requested_at is null then 'queued' end,
+       reason = case when r.cancel_requested_at is not null then null
+                     when gone.attempt = 1 then case r.kind when 'manual' then 'requested' else 'queued' end
+                     when exists (select 1 from {p}run_attempt a where a.run_id = r.id
+                                     and a.attempt = gone.attempt - 1 and a.state = 'lost') then 'rerun'
+                     else 'retry' end,
        attempt = r.attempt - 1, slot_held = false
   from gone where r.id = gone.run_id and r.attempt = gone.attempt and r.state = 'running' returning r.id"""
 

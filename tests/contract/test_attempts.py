@@ -84,6 +84,28 @@ def test_a_cancelled_run_that_never_began_is_over(world: World) -> None:
     assert (row.state, row.reason, row.slot_held) == ("cancelled", None, False)
 
 
+@pytest.mark.parametrize("reason", ["queued", "requested", "retry", "rerun"])
+def test_a_run_that_never_began_waits_for_what_it_waited_for_before(world: World, reason: str) -> None:
+    if reason == "requested":
+        world.adopt("a")
+        assert isinstance(Requests(world.database, LOCK).trigger("a", by="anna"), Triggered)
+    elif reason == "queued":
+        world.waiting_runs("a")
+    elif reason == "retry":
+        world.ledger.finish([Finished(world.started(), outcome(State.FAILED, retry_seconds=0.0))])
+        make_due(world)
+    else:
+        world.started()
+        world.ledger.mark_lost(world.lease, ME, None, {"a": 3})
+    (waiting,) = world.ledger.poll(10).runs
+    before = world.row(run, id=waiting.id)
+    assert before.reason == reason
+    (attempt,) = start(world, waiting)
+    assert world.ledger.unstart(ME, [attempt.id]) == 1
+    row = world.row(run, id=waiting.id)
+    assert (row.state, row.reason, row.attempt, row.due_at) == ("waiting", reason, before.attempt, before.due_at)
+
+
 def test_a_replica_learns_who_wants_its_runs_to_stop(world: World) -> None:
     attempt = world.started()
     me = Replica(ME, "host", 1, "1", "hash")

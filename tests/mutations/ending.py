@@ -174,9 +174,8 @@ MUTATIONS = (
         "cancelled-waits",
         "a run that somebody cancels on its way to a worker waits again",
         _STATEMENTS,
-        "   set state = case when r.cancel_requested_at is null then 'waiting' else 'cancelled' end,\n"
-        "       reason = case when r.cancel_requested_at is null then 'queued' end,\n",
-        "   set state = 'waiting',\n       reason = 'queued',\n",
+        "set state = case when r.cancel_requested_at is null then 'waiting' else 'cancelled' end,",
+        "set state = 'waiting',",
         _ATTEMPTS + "test_a_cancelled_run_that_never_began_is_over[postgresql]",
     ),
     mutation(
