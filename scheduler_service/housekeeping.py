@@ -228,12 +228,15 @@ class Housekeeping:
                 drifting[peer.instance_id] = peer.config_hash
             elif peer.instance_id in self._drifting:  # told, and has yet another one now
                 drifting[peer.instance_id] = self._drifting[peer.instance_id]
+        # Asked before anything is told: what gets no answer is looked at anew, and would be told again.
+        new = drifting.keys() - self._drifting.keys()
+        strange = new and self._job_ids and not self._ledger.job_states(self._job_ids)
         for instance_id, config_hash in drifting.items():
             if self._drifting.get(instance_id) != config_hash:
                 self._events.emit(
                     "config_drift", other=instance_id, other_hash=config_hash, hash=self._replica.config_hash
                 )
-        if drifting.keys() - self._drifting.keys() and self._job_ids and not self._ledger.job_states(self._job_ids):
+        if strange:
             # No leader ever knew one of our jobs: two services seem to share a lock id.
             others = ", ".join(sorted(drifting))
             self._events.emit("lock_id_shared", others=others, job_count=len(self._job_ids))

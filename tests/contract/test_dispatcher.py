@@ -1099,6 +1099,17 @@ def test_two_services_that_share_a_lock_id_are_warned(world: World) -> None:
     assert world.names() == ["config_drift"]
 
 
+def test_drift_is_told_once_though_the_question_about_its_jobs_gets_no_answer(world: World) -> None:
+    world.configure(job("mine"))
+    other_signs_in(world, "another")
+    for _ in range(2):
+        world.cut.cuts["job_states"] = "reply"
+        world.housekeeping.step()
+    world.housekeeping.step()
+    told = [name for name in world.names() if not name.startswith("store_")]
+    assert told == ["config_drift", "lock_id_shared"]
+
+
 def leave_history(world: World, rows: dict[str, int]) -> None:
     """Let there be these jobs, with so many runs each that are too old to be kept."""
     old = world.now() - timedelta(days=31)
