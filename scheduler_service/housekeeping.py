@@ -113,10 +113,10 @@ class Housekeeping:
         self._live: set[str] = set()  # the replicas that were compared with ours last
         self._differing: dict[str, _Differing] = {}
         self._drifting: dict[str, str] = {}  # those among them that were told
-        self._pruned_at = clock.monotonic()
+        self._prune_at = clock.monotonic() + PRUNE_SECONDS
         self._pruned_term = 0
         self._jobs: list[str] = []  # those that have a history
-        self._listed_at = clock.monotonic() - LIST_SECONDS
+        self._list_at = clock.monotonic()
         self._to_prune: list[str] = []  # the jobs to be visited next
         self._put_back: list[str] = []  # those among them whose last visit failed
         self._behind = False  # there is more to prune
@@ -298,12 +298,12 @@ class Housekeeping:
 
     def _prune(self, lease: Lease) -> None:
         now = self._clock.monotonic()
-        if now - self._pruned_at < PRUNE_SECONDS:
+        if now < self._prune_at:
             return
-        self._pruned_at, self._behind = now, False
+        self._prune_at, self._behind = now + PRUNE_SECONDS, False
         if lease.term != self._pruned_term:
             self._pruned_term, self._to_prune, self._put_back = lease.term, [], []
-            self._listed_at = now - LIST_SECONDS
+            self._list_at = now
         jobs: list[str] = []
         try:
             jobs = self._next_to_prune()
@@ -324,7 +324,7 @@ class Housekeeping:
         self._to_prune[:0] = pruned.busy[:BUSY_JOBS]
         self._behind = bool(pruned.busy) or pruned.count == PRUNE_ROWS
         if self._behind:
-            self._pruned_at -= PRUNE_SECONDS - PRUNE_SOON_SECONDS  # soon again, but not at once
+            self._prune_at = now + PRUNE_SOON_SECONDS
 
     def _next_to_prune(self) -> list[str]:
         """Take the jobs to visit now; each has its turn before any has another, but those with more to remove."""
@@ -332,8 +332,8 @@ class Housekeeping:
             # In another order each time: who comes first, when leaders change often, and who last, when there is
             # more to remove than one statement may.
             now = self._clock.monotonic()
-            if now - self._listed_at >= LIST_SECONDS:
-                self._jobs, self._listed_at = self._ledger.job_ids(), now
+            if now >= self._list_at:
+                self._jobs, self._list_at = self._ledger.job_ids(), now + LIST_SECONDS
             others = [job_id for job_id in self._jobs if job_id not in self._to_prune]
             random.shuffle(others)
             self._to_prune += others

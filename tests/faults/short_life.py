@@ -69,7 +69,7 @@ class Replica:
 
     def let_prune(self) -> None:
         """Let a minute have passed for whoever prunes once a minute."""
-        self.parts.housekeeping._pruned_at -= 60
+        self.parts.housekeeping._prune_at -= 60
 
     def drain(self) -> None:
         self.parts.inbox.put(Signalled(signal.SIGTERM))
