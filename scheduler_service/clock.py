@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LONG_AGO = datetime.min.replace(tzinfo=UTC)  # of a job that is due, but not at a moment of its own
 DRIFT = 200e-6  # how far two healthy quartz clocks part, in seconds a second
 STEP_SECONDS = 1.0  # clocks that are steered part by less between two answers
 

@@ -24,7 +24,7 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from scheduler_service.clock import Clock, DatabaseTime
+from scheduler_service.clock import LONG_AGO, Clock, DatabaseTime
 from scheduler_service.events import Events
 from scheduler_service.model import JobSpec
 from scheduler_service.schedule import Schedule, due_at
@@ -33,7 +33,6 @@ LONGEST_SLEEP_SECONDS = 1.0
 NO_LEASE_SECONDS = 0.1  # how soon the loop looks again while our lease is suspect
 DRIFT_SECONDS = 0.1  # a change of the clocks' difference beyond this arms anew
 OVERLAP = timedelta(seconds=1)  # how far back timers that are set anew reach: rather twice than never
-LONG_AGO = datetime.min.replace(tzinfo=UTC)  # due, but not at a moment of its own
 MANY = 10**6
 
 logging.getLogger("apscheduler").setLevel(logging.ERROR)  # its view of what it was not asked to decide

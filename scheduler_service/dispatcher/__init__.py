@@ -17,10 +17,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-from scheduler_service.clock import Clock
+from scheduler_service.clock import LONG_AGO, Clock
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.dispatcher.adopting import Adopter
-from scheduler_service.dispatcher.agenda import LONG_AGO, Agenda, Due
+from scheduler_service.dispatcher.agenda import Agenda, Due
 from scheduler_service.dispatcher.leadership import Leadership
 from scheduler_service.dispatcher.resting import Rest
 from scheduler_service.dispatcher.settling import is_stale

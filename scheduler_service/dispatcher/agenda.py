@@ -15,11 +15,10 @@ import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from scheduler_service.clock import Clock
+from scheduler_service.clock import LONG_AGO, Clock
 
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
 MOST_PATIENCE = timedelta(minutes=1)  # so much later than due a job may be settled because others are more urgent
 
 
