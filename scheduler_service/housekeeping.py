@@ -24,6 +24,7 @@ from scheduler_service.clock import Clock
 from scheduler_service.database import StoreUnavailable
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn, StartsLimits
+from scheduler_service.ledger.sampling import LIVE_SECONDS
 from scheduler_service.model import Attempt, Lease
 from scheduler_service.silence import missed_after
 from scheduler_service.workers.tasks import MARKED_LOST
@@ -38,7 +39,6 @@ LIST_SECONDS = 300.0  # how old the list of the jobs to visit may be
 BUSY_JOBS = 5  # and so many of them because their last visit left rows: others have their turn beside them
 RETRY_SECONDS = 1.0
 SAMPLE_JOBS = 100  # so many of our jobs are looked for where another replica has another configuration
-LIVE_SECONDS = 30.0  # a replica seen within this is compared with the leader's configuration
 DRIFT_SECONDS = 5.0  # an edit reaches all in less: a look every 2 s, another after 0.5 s, a second or so to load it
 
 
