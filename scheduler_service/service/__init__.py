@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from scheduler_service import __version__, tables
 from scheduler_service.config import Config
@@ -33,7 +33,7 @@ from scheduler_service.model import Lease
 from scheduler_service.reloading import Reloaded
 from scheduler_service.runner import needs_process
 from scheduler_service.service.health import Health, Stuck
-from scheduler_service.service.parts import Drifted, Parts, Phase, TakenOver, assemble, tell_crash
+from scheduler_service.service.parts import Drifted, Parts, Phase, TakenOver, WebServer, assemble, tell_crash
 from scheduler_service.workers.tasks import REPLICA_ENDS
 
 __all__ = ["Health", "Parts", "Phase", "Service", "Stuck", "WebServer", "assemble"]
@@ -47,6 +47,7 @@ WEB_SECONDS = 1.0
 CONNECT_RETRY_SECONDS = 0.5
 
 OK, CUT_OFF, OURS = 0, 1, 70
+STOPPED_FIRST = ("elector", "guard")  # of our threads in a drain: how they end then is all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +68,6 @@ class _Crashed:
     thread: str
 
 
-class WebServer(Protocol):
-    """What serves HTTP beside the service, for as long as it does."""
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-
-    def start(self) -> None:
-        """Begin; must not block."""
-
-    def stop(self, seconds: float) -> None:
-        """End, within so many seconds."""
-
-
 class Service:
     """One replica, made of `parts`; `web` starts before everything else, and is there until it signs out."""
 
@@ -94,6 +81,7 @@ class Service:
         self._threads: dict[str, threading.Thread] = {}
         self._lease: Lease | None = None
         self._signalled = self._hurried = False
+        self._crashed = False  # one of the threads that a drain needs
         parts.events.subscribe(self._note_crash)
 
     def run(self) -> int:
@@ -224,6 +212,7 @@ class Service:
 
     def _note_crash(self, event: Event) -> None:
         if event.name == "thread_crashed":  # ours, the elector's or a worker's
+            self._crashed = self._crashed or event.fields["thread"] not in STOPPED_FIRST
             self._inbox.put(_Crashed(event.fields["thread"]))
 
     # --- conduct
@@ -309,37 +298,48 @@ class Service:
             self._stand_by(self._lease.term)
         finished = self._finish_runs(deadline)
         self._parts.workers.close()  # a start that is answered only now begins no more
-        code = OK if finished else self._cut_off(hurried=self._clock.monotonic() < deadline)
+        code = OK if finished else self._cut_off(hurried=self._hurried)
+        if self._crashed:
+            return self._give_up()
         self._close(code, signal.Signals(number).name)
         return code
 
-    def _finish_runs(self, deadline: float) -> bool:
-        """Wait for what runs; False when the grace is over or a second signal came."""
-        # In this order: what is handed over between the two is seen in the second.
-        while self._parts.dispatcher.open_claims() or self._parts.workers.registry():
+    def _finish_runs(self, deadline: float, *, cut_off: bool = False) -> bool:
+        """Wait for what runs; False at `deadline`, at a second signal, and at a crash unless they are `cut_off`."""
+        while self._going_on():
             left = deadline - self._clock.monotonic()
-            if left <= 0:
-                return False
-            message = self._message(min(0.05, left))
-            if isinstance(message, _Signalled) or (isinstance(message, _Crashed) and message.thread in self._threads):
+            if left <= 0 or (self._crashed and not cut_off) or isinstance(self._message(min(0.05, left)), _Signalled):
                 return False
         return True
 
+    def _going_on(self) -> bool:
+        """Whether anything runs, is about to or is not written; after a crash nobody may do the last two."""
+        if self._crashed:
+            return bool(self._running())
+        # In this order: what is handed over between the two is seen in the second.
+        return bool(self._parts.dispatcher.open_claims() or self._parts.workers.registry())
+
+    def _running(self) -> set[int]:
+        return self._parts.workers.registry().keys() - {attempt.id for attempt in self._parts.results.pending()}
+
     def _cut_off(self, *, hurried: bool) -> int:
         """Stop what still runs; what does not stop is closed as lost when we sign out."""
-        running = self._parts.workers.registry().keys() - {attempt.id for attempt in self._parts.results.pending()}
+        running = self._running()
         for attempt_id in running:
             self._parts.workers.stop_run(attempt_id, REPLICA_ENDS)
         longest = 0.0
         if not hurried:
             specs = [spec for attempt_id in running if (spec := self._parts.workers.spec_of(attempt_id)) is not None]
             longest = max((spec.kill_after.total_seconds() for spec in specs), default=0.0)
-        self._finish_runs(self._clock.monotonic() + longest + CUT_SECONDS)
+        self._finish_runs(self._clock.monotonic() + longest + CUT_SECONDS, cut_off=True)
         return CUT_OFF
 
     def _fail(self) -> int:
         """Half a service is worse than none: let another replica lead."""
         self._parts.elector.stop(STOP_SECONDS)
+        return self._give_up()
+
+    def _give_up(self) -> int:
         self._write_results(CUT_SECONDS)
         self._close(OURS, "a thread crashed")
         return OURS
@@ -361,6 +361,7 @@ class Service:
             self._threads[name].join(max(0.0, deadline - self._clock.monotonic()))
         self._stop_serving()
         # Last of all: what holds a slot here is given up with it, and must not go on for longer than it takes to end.
+        # After a crash nobody knows what does: the leader gives it up when we have been silent for `lost_after`.
         if code != OURS:
             # On a thread of its own: a database that hangs must not hold up the end.
             seconds = STOP_SECONDS if code == OK else CUT_SECONDS

@@ -10,7 +10,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from scheduler_service import __version__
 from scheduler_service.clock import BootClock, Clock
@@ -91,6 +91,20 @@ class Parts:
     reloader: Reloader
     watch: Watch
     metrics: Metrics
+
+
+class WebServer(Protocol):
+    """What serves HTTP beside the service, for as long as it does."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+
+    def start(self) -> None:
+        """Begin; must not block."""
+
+    def stop(self, seconds: float) -> None:
+        """End, within so many seconds."""
 
 
 def assemble(

@@ -82,6 +82,23 @@ jobs:
   three: {{run: "burst:main", every: 1s}}
   four: {{run: "burst:main", every: 1s}}
 """
+STAYING = """\
+version: 1
+service: {{shutdown_grace: {grace}}}
+database: {{url: "{url}"}}
+jobs:
+  staying: {{run: "staying:main", kwargs: {{folder: "{folder}"}}, every: 100ms, kill_after: 1m}}
+"""
+UNTIL_LET_GO = """
+import pathlib, time
+from scheduler_service import RunContext
+def main(ctx: RunContext, folder: str):
+    ctx.stopping.wait()
+    pathlib.Path(folder, "asked").touch()
+    while not pathlib.Path(folder, "go").exists():
+        time.sleep(0.01)
+    ctx.check()
+"""
 QUICK_AT_FIRST = """
 import pathlib
 from scheduler_service import RunContext
@@ -271,6 +288,93 @@ def test_a_run_that_a_worker_is_handed_while_a_drain_looks_what_goes_on_is_waite
     parts.workers, parts.dispatcher = SimpleNamespace(registry=registry), SimpleNamespace(open_claims=open_claims)
     config: Any = None
     assert not Service(config, parts)._finish_runs(parts.clock.monotonic())
+
+
+@pytest.mark.parametrize(
+    ("part", "verb", "name", "code"),
+    [
+        pytest.param("results", "step", "results", 70, id="what ran would never be written"),
+        pytest.param("workers", "_work", "worker-1", 70, id="what it ran would never end"),
+        pytest.param("elector", "stop", "elector", 0, id="it has nothing to do any more"),
+    ],
+)
+def test_a_drain_waits_for_nothing_that_a_thread_took_with_it_when_it_crashed(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, part: str, verb: str, name: str, code: int
+) -> None:
+    (tmp_path / "config.yaml").write_text(BRIEF.format(url=sqlite_url).replace("grace: 100ms", "grace: 20s"))
+    told: list[Event] = []
+    events, draining = Events(), threading.Event()
+    events.subscribe(told.append)
+    config = load(tmp_path / "config.yaml")
+    parts = assemble(config, events)
+    submit, submitted = parts.workers.submit, threading.Event()
+
+    def end_with_a_run(*arguments: Any) -> None:
+        submit(*arguments)
+        if not submitted.is_set():  # a second signal would hurry
+            submitted.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def note(event: Event) -> None:
+        if event.name == "service_draining":
+            draining.set()
+
+    def crash(*_: Any) -> None:
+        draining.wait(PROCESS_SECONDS)
+        raise RuntimeError("a mistake of ours")
+
+    stop = parts.elector.stop
+
+    def stop_badly(*arguments: Any) -> None:
+        stop(*arguments)
+        parts.events.emit("thread_crashed", thread="elector", error="a mistake of ours")
+
+    events.subscribe(note)
+    monkeypatch.setattr(parts.workers, "submit", end_with_a_run)
+    monkeypatch.setattr(getattr(parts, part), verb, stop_badly if part == "elector" else crash)
+    assert Service(config, parts).run() == code
+    assert [event.fields["thread"] for event in told if event.name == "thread_crashed"] == [name]
+    assert told[-1].name == "service_stopped"
+    assert told[-1].fields["exit_code"] == code
+
+
+def test_a_crash_in_a_drain_leaves_what_runs_its_time_to_end(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.service.CUT_SECONDS", 0.0)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "staying.py").write_text(UNTIL_LET_GO)
+    (tmp_path / "config.yaml").write_text(STAYING.format(url=sqlite_url, grace="10m", folder=tmp_path))
+    told: list[str] = []
+    events, draining = Events(), threading.Event()
+    config = load(tmp_path / "config.yaml")
+    parts = assemble(config, events)
+    asked, step = tmp_path / "asked", parts.progress.step
+
+    def note(event: Event) -> None:
+        told.append(event.name)
+        if event.name == "run_started":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif event.name == "service_draining":
+            draining.set()
+
+    def crash() -> float:
+        draining.wait(PROCESS_SECONDS)
+        raise RuntimeError("a mistake of ours")
+
+    def let_go() -> None:  # when it is waited for, though it was asked to stop
+        step()
+        if asked.exists():
+            (tmp_path / "go").touch()
+
+    events.subscribe(note)
+    monkeypatch.setattr(parts.watch, "step", crash)
+    monkeypatch.setattr(parts.progress, "step", let_go)
+    try:
+        assert Service(config, parts).run() == 70
+        assert told.index("run_finished") < told.index("service_stopped")
+    finally:
+        (tmp_path / "go").touch()
 
 
 def test_a_second_signal_stops_at_once(start: Start, process: Command, tmp_path: Path) -> None:
