@@ -170,8 +170,7 @@ class Counts:
         part = _known(fields["part"], PARTS)
         if "count" not in fields:  # else it is told of again
             self._add("scheduler_store_outages_total", part)
-        # The parts that end with what they could not do never recover.
-        self._unavailable[part] = part not in ("start", "sign_out")
+        self._unavailable[part] = part != "sign_out"  # which ends with what it could not do, and never recovers
 
     def _recovery(self, fields: Mapping[str, Any]) -> None:
         part = _known(fields["part"], PARTS)

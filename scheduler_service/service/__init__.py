@@ -28,7 +28,7 @@ from scheduler_service import __version__, tables
 from scheduler_service.config import Config
 from scheduler_service.database import StoreRefused, StoreUnavailable
 from scheduler_service.elector import Elected, Lost
-from scheduler_service.events import Event, listed
+from scheduler_service.events import Event, Outage, listed
 from scheduler_service.model import Lease
 from scheduler_service.reloading import Reloaded
 from scheduler_service.runner import needs_process
@@ -133,7 +133,7 @@ class Service:
     def _prepare_database(self) -> datetime | None:
         """Wait for the database and its tables; return its time, or None when a signal came first."""
         deadline = self._clock.monotonic() + self._config.database.startup_timeout.total_seconds()
-        told = False
+        outage = Outage(self._events, "start", self._clock)
         while True:
             self._parts.progress.step()
             # Not here: in a resolver no signal is heard, and in a driver none is obeyed.  Its name is the conductor's,
@@ -146,13 +146,13 @@ class Service:
                     return None
             error = message.error
             if error is None:
+                outage.over()
                 return message.now
-            may_pass = isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)
-            if not may_pass or self._clock.monotonic() >= deadline:
+            if not isinstance(error, StoreUnavailable) or isinstance(error, StoreRefused):
                 raise error
-            if not told:
-                told = True
-                self._events.emit("store_unavailable", part="start", error=str(error))
+            if self._clock.monotonic() >= deadline:
+                raise error
+            outage.failed(error)
             if isinstance(self._message(CONNECT_RETRY_SECONDS), _Signalled):
                 return None
 

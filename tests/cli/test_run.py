@@ -13,6 +13,12 @@ from typing import Any
 
 import pytest
 
+from scheduler_service import tables
+from scheduler_service.clock import BootClock
+from scheduler_service.config import load
+from scheduler_service.database import StoreUnavailable
+from scheduler_service.events import Event, Events
+from scheduler_service.service import Service, assemble
 from tests import forked
 from tests.cli.conftest import PROCESS_SECONDS, Command, process_environment
 from tests.waiting import wait_until
@@ -56,6 +62,15 @@ class Replica:
     def end(self, number: int) -> int:
         self.process.send_signal(number)
         return self.process.wait(PROCESS_SECONDS)
+
+
+class Hastened(BootClock):
+    """A clock that a test puts forward."""
+
+    ahead_seconds = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_seconds
 
 
 @pytest.fixture
@@ -149,3 +164,33 @@ def test_what_a_module_changes_as_it_is_loaded_is_nothing_to_commands(
 
     lines = [line["line"] for line in replica.events("run_output") if line["job"] == "look"]
     assert lines[:3] == ["", umask, str(tmp_path)]
+
+
+def test_an_outage_at_the_start_is_told_each_minute_and_its_end_too(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_service.service.CONNECT_RETRY_SECONDS", 0.01)
+    (tmp_path / "config.yaml").write_text(
+        f"version: 1\ndatabase: {{url: '{sqlite_url}', startup_timeout: 1d}}\njobs: {{}}\n"
+    )
+    told: list[tuple[str, int | None]] = []
+    events, clock = Events(), Hastened()
+    upgrade = tables.upgrade
+
+    def note(event: Event) -> None:
+        if event.fields.get("part") == "start":
+            told.append((event.name, event.fields.get("count")))
+        if event.name == "service_started":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def away_for_two_minutes(*arguments: Any, **options: Any) -> Any:
+        if clock.ahead_seconds < 120:
+            clock.ahead_seconds += 30
+            raise StoreUnavailable("it is away")
+        return upgrade(*arguments, **options)
+
+    events.subscribe(note)
+    monkeypatch.setattr(tables, "upgrade", away_for_two_minutes)
+    config = load(tmp_path / "config.yaml")
+    assert Service(config, assemble(config, events, clock=clock)).run() == 0
+    assert told == [("store_unavailable", None), ("store_unavailable", 3), ("store_recovered", None)]

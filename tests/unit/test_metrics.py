@@ -123,14 +123,15 @@ def test_renewals_and_the_transitions_of_leadership_are_counted_by_reason(counte
     }
 
 
-def test_an_outage_is_counted_once_however_often_it_is_told_of(counted: Counted) -> None:
+@pytest.mark.parametrize("part", ["start", "results"])
+def test_an_outage_is_counted_once_however_often_it_is_told_of(counted: Counted, part: str) -> None:
     emit = counted.events.emit
-    emit("store_unavailable", part="results", error="away")
-    emit("store_unavailable", part="results", error="away", count=60)
-    assert counted.of("scheduler_store_outages_total") == {("results",): 1.0}
-    assert counted.counts.unavailable()["results",] == 1.0
-    emit("store_recovered", part="results", outage_seconds=90.0)
-    assert counted.of("scheduler_store_outage_seconds_total") == {("results",): 90.0}
+    emit("store_unavailable", part=part, error="away")
+    emit("store_unavailable", part=part, error="away", count=60)
+    assert counted.of("scheduler_store_outages_total") == {(part,): 1.0}
+    assert counted.counts.unavailable()[part,] == 1.0
+    emit("store_recovered", part=part, outage_seconds=90.0)
+    assert counted.of("scheduler_store_outage_seconds_total") == {(part,): 90.0}
     assert set(counted.counts.unavailable().values()) == {0.0}
 
 
