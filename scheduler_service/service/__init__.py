@@ -45,6 +45,7 @@ HURRY_SECONDS = 3.0  # from the second signal to the end, come what may
 CUT_SECONDS = 1.0  # after `kill_after`, for what was cut off to end and be written
 WEB_SECONDS = 1.0
 CONNECT_RETRY_SECONDS = 0.5
+MIGRATION_SECONDS = 30.0  # to wait for somebody else's, before that is told and tried again
 
 OK, CUT_OFF, OURS = 0, 1, 70
 STOPPED_FIRST = ("elector", "guard")  # of our threads in a drain: how they end then is all the same
@@ -138,7 +139,7 @@ class Service:
             self._parts.progress.step()
             # Not here: in a resolver no signal is heard, and in a driver none is obeyed.  Its name is the conductor's,
             # for the health: it is the conductor that waits.
-            threading.Thread(target=self._try_database, name="conductor", daemon=True).start()
+            threading.Thread(target=self._try_database, args=(deadline,), name="conductor", daemon=True).start()
             message = None
             while not isinstance(message, _Prepared):
                 message = self._inbox.get(LOOK_SECONDS)
@@ -156,10 +157,11 @@ class Service:
             if isinstance(self._message(CONNECT_RETRY_SECONDS), _Signalled):
                 return None
 
-    def _try_database(self) -> None:
+    def _try_database(self, deadline: float) -> None:
         try:
             if self._config.database.create_tables:
-                before, after = tables.upgrade(self._parts.database)
+                left = min(MIGRATION_SECONDS, deadline - self._clock.monotonic())
+                before, after = tables.upgrade(self._parts.database, wait_seconds=left)
                 if before != after:
                     self._events.emit("schema_upgraded", revision_from=before or "", revision_to=after)
             else:

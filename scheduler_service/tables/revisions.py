@@ -25,6 +25,7 @@ VERSION_TABLE = "alembic_version"
 UPGRADE = "run `scheduler-service db upgrade`, or set database.create_tables: true"  # for a replica that may not
 
 _ATTEMPTS = 3
+_CHANGE_SECONDS = 30.0  # for each statement of a change, however short the wait for it may be
 _TURN_SECONDS = 0.4  # for so long a change waits for a table that is in use, well below an attempt of the election,
 _BETWEEN_TURNS_SECONDS = 0.5  # and so long it leaves to others
 _HELD_BY_OTHERS = {"55P03", "40P01"}  # no lock in time, deadlock
@@ -50,7 +51,7 @@ def require_current(database: Database, advice: str = UPGRADE) -> None:
 def upgrade(database: Database, *, wait_seconds: float = 30.0) -> tuple[str | None, str]:
     """Make or migrate the tables, and return the revisions before and after; equal if nothing was to do.
 
-    Waits at most `wait_seconds` for another session that is at it.  Raises StoreRefused for a schema of a
+    Waits at most `wait_seconds`, or a second, for another session that is at it.  Raises StoreRefused for a schema of a
     later version, and where a right is missing or other tables are in the way.
     """
     deadline = time.monotonic() + wait_seconds
@@ -122,8 +123,9 @@ def _upgrade_alone(database: Database, seconds: float) -> str | None:
     from scheduler_service.tables import scripts  # noqa: PLC0415  # imports Alembic
 
     postgresql = database.dialect == "postgresql"
-    with database.transaction(seconds=seconds) as connection:
+    with database.transaction(seconds=max(seconds, _CHANGE_SECONDS) if postgresql else seconds) as connection:
         if postgresql:
+            connection.exec_driver_sql(f"set local lock_timeout = '{round(seconds * 1000)}ms'")
             _take_lock(database, connection)
         before = _read(database, connection)
         if before == HEAD:

@@ -121,7 +121,7 @@ import os, signal, sys, time
 from scheduler_service import service, tables
 from scheduler_service.cli import main
 service.HURRY_SECONDS = 0.1
-def hang(*_):
+def hang(*_, **__):
     for _ in range(int(sys.argv[2])):
         os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(600)

@@ -194,3 +194,25 @@ def test_an_outage_at_the_start_is_told_each_minute_and_its_end_too(
     config = load(tmp_path / "config.yaml")
     assert Service(config, assemble(config, events, clock=clock)).run() == 0
     assert told == [("store_unavailable", None), ("store_unavailable", 3), ("store_recovered", None)]
+
+
+def test_a_start_waits_for_the_migration_of_another_no_longer_than_for_the_database(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text(
+        f"version: 1\ndatabase: {{url: '{sqlite_url}', startup_timeout: 5s}}\njobs: {{}}\n"
+    )
+    waits: list[float] = []
+    clock = Hastened()
+
+    def wait(*arguments: Any, wait_seconds: float = 30.0) -> Any:
+        waits.append(wait_seconds)
+        clock.ahead_seconds += 60
+        raise StoreUnavailable("another session is at it")
+
+    monkeypatch.setattr(tables, "upgrade", wait)
+    config = load(tmp_path / "config.yaml")
+    with pytest.raises(StoreUnavailable, match="another session is at it"):
+        Service(config, assemble(config, Events(), clock=clock)).run()
+    (seconds,) = waits
+    assert 0 < seconds <= 5

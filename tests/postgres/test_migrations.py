@@ -6,10 +6,11 @@ import threading
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from scheduler_service import tables
 from scheduler_service.database import Database, StoreRefused, StoreUnavailable
+from scheduler_service.tables import scripts
 from tests.first_revision import make_first_revision
 from tests.waiting import wait_until
 
@@ -112,6 +113,21 @@ def test_an_upgrade_gives_up_on_a_table_that_stays_locked(postgres_url: str) -> 
         with pytest.raises(StoreUnavailable, match="have held tables of"):
             tables.upgrade(database, wait_seconds=1.5)
     assert tables.upgrade(database) == ("0001", tables.HEAD)
+    database.dispose()
+
+
+def test_a_wait_that_is_short_cuts_no_change_short(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(postgres_url)
+    limits: list[str] = []
+    run = scripts.run
+
+    def look(connection: Connection, schema: str | None) -> None:
+        limits.extend(connection.exec_driver_sql("show statement_timeout").scalars())
+        run(connection, schema)
+
+    monkeypatch.setattr(scripts, "run", look)
+    assert tables.upgrade(database, wait_seconds=1.0) == (None, tables.HEAD)
+    assert limits == ["27s"]
     database.dispose()
 
 
