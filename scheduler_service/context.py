@@ -69,7 +69,8 @@ class Stopping(threading.Event):
     def request(self, reason: str) -> None:
         """Ask to stop; the first reason stays."""
         if not self.is_set():
-            self.reason = reason
+            # In one step and without a lock, which a signal's handler or a forked child might find held for ever.
+            vars(self).setdefault("reason", reason)
             self.set()
 
 

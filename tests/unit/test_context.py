@@ -47,6 +47,22 @@ def test_the_first_reason_to_stop_stays():
     assert stopping.reason == "cancelled by anna"
 
 
+def test_the_first_reason_to_stop_stays_if_the_second_comes_at_the_same_time():
+    class Overtaken(Stopping):
+        asked = False
+
+        def is_set(self) -> bool:
+            was_set = super().is_set()
+            if not self.asked:
+                self.asked = True
+                self.request("cancelled by anna")
+            return was_set
+
+    stopping = Overtaken()
+    stopping.request("the replica is stopping")
+    assert stopping.reason == "cancelled by anna"
+
+
 def test_a_plain_event_can_ask_to_stop_too():
     stopping = threading.Event()
     stopping.set()
