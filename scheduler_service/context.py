@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scheduler_service.ledger.transactions import Connection
 
-LONGEST_WAIT_SECONDS = 366 * 86_400  # of RetryLater
+LONGEST_WAIT_SECONDS = 366 * 86_400  # of RetryLater; neither driver can read what is beyond the calendar's end
 
 
 class Cancelled(BaseException):  # not an error: somebody asked for it

@@ -49,7 +49,7 @@ CATALOGUE: Mapping[str, tuple[int, str]] = {
     # schedule
     "timetable_armed": (INFO, "term job_count offset_seconds"),
     "timetable_disarmed": (DEBUG, "term"),
-    "jobs_adopted": (INFO, "term new? edited? enabled? disabled? removed?"),
+    "jobs_adopted": (INFO, "term new? edited? enabled? disabled?"),
     "schedule_unreadable": (ERROR, "job stored error"),
     # ledger
     "tick_chosen": (DEBUG, "job scheduled_at kind"),

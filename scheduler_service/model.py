@@ -201,11 +201,6 @@ class JobSpec(Discreet):
         return None if self.overlap is Overlap.ALLOW else 1
 
     @property
-    def exclusive(self) -> bool:
-        """Whether two runs of this job must never go on at once (I7)."""
-        return self.running_limit == 1
-
-    @property
     def starts_limit(self) -> int:
         """How often one run is started at most, whatever becomes of it."""
         if self.retry.attempts == 1 and self.on_crash is OnCrash.RERUN:

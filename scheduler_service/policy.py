@@ -21,7 +21,6 @@ from scheduler_service.schedule import Schedule, due_at
 
 RANGE_FROM = 11  # from this many consecutive ticks with one decision on, they become one row
 MICROSECOND = timedelta(microseconds=1)
-LONGEST_WAIT_SECONDS = 36_500 * 86_400.0  # a job may ask for more, but the calendar has an end
 
 
 def settle_until(spec: JobSpec, schedule: Schedule, after: datetime, now: datetime) -> datetime:
@@ -76,7 +75,7 @@ def retry_seconds(spec: JobSpec, attempt: int, state: State, asked: float | None
     if attempt >= retry.attempts or state not in (State.FAILED, State.TIMED_OUT):
         return None
     if asked is not None:
-        return min(asked, LONGEST_WAIT_SECONDS)
+        return asked
     if ("error" if state is State.FAILED else "timeout") not in retry.on:
         return None
     # In floats, which overflow into an error only far beyond any wait: the exponent is cut first.

@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from scheduler_service.database import Database
-from scheduler_service.model import Attempt, Decision, JobSpec, Kind, Lease, Outcome, Reason, Run, State
+from scheduler_service.model import Attempt, Decision, JobSpec, Lease, Outcome, Reason, Run
 
 StartsLimits = Mapping[str, int]  # by job, for jobs with `on_crash: rerun`
 
@@ -57,7 +57,6 @@ class JobState:
 class Adoption:
     """The job table after it was made to agree with a configuration."""
 
-    now: datetime
     states: tuple[JobState, ...]  # of all jobs in the configuration
     added: tuple[str, ...] = ()
     returned: tuple[str, ...] = ()  # enabled again, or back after a long absence
@@ -312,7 +311,6 @@ __all__ = [
     "Finished",
     "Held",
     "JobState",
-    "Kind",
     "Ledger",
     "LostAttempt",
     "OpenRun",
@@ -323,7 +321,6 @@ __all__ = [
     "Settlement",
     "SignedIn",
     "StartsLimits",
-    "State",
     "Survey",
     "open_ledger",
 ]

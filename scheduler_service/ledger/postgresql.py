@@ -87,8 +87,8 @@ class PostgresLedger(LedgerReads):
         )
         if not row[0]:
             return None
-        now, states = self._all_states({spec.id for spec in specs})
-        return Adoption(now, states, tuple(row[1]), tuple(row[2]), row[3])
+        states = self._all_states({spec.id for spec in specs})
+        return Adoption(states, tuple(row[1]), tuple(row[2]), row[3])
 
     def settle(self, lease: Lease, settlements: Sequence[Settlement]) -> frozenset[str] | None:
         """Write decisions for a batch of jobs; see Ledger."""
@@ -220,12 +220,9 @@ class PostgresLedger(LedgerReads):
         )
         return Pruned(row[1], tuple(row[2])) if row[0] else None
 
-    def _all_states(self, wanted: set[str]) -> tuple[Any, tuple[JobState, ...]]:
-        rows = self._rows(
-            f"select {{now}}, {STATE_COLUMNS} from (select 1) one left join {{p}}job_state on lock_id = :lock_id"
-        )
-        states = tuple(self.job_state(row[1:]) for row in rows if row[1] in wanted)
-        return rows[0][0], states
+    def _all_states(self, wanted: set[str]) -> tuple[JobState, ...]:
+        rows = self._rows(f"select {STATE_COLUMNS} from {{p}}job_state where lock_id = :lock_id")
+        return tuple(self.job_state(row) for row in rows if row[0] in wanted)
 
     def _one(self, statement: str, types: dict[str, Any], **values: Any) -> Any:
         return self._all(statement, types, **values)[0]

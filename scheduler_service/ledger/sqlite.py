@@ -123,7 +123,7 @@ class SqliteLedger(SqliteEndings):
                         by=DROPS if spec_of_run is None else DISABLES,
                     )
             states = tuple(state for state in self._every_state(connection) if state.job_id in wanted)
-            return Adoption(self.known_moment(now), states, tuple(added), tuple(returned), cancelled)
+            return Adoption(states, tuple(added), tuple(returned), cancelled)
 
     def settle(self, lease: Lease, settlements: Sequence[Settlement]) -> frozenset[str] | None:
         """Write decisions for a batch of jobs; see Ledger."""

@@ -114,8 +114,7 @@ replaced as (
          cancel_requested_at = clock_timestamp(), cancel_requested_by = x.by
     from swapped join unnest(:replaced_jobs, :replaced, :replaced_by) as x (job_id, id, by) using (job_id)
    where r.id = x.id and r.state in ('waiting', 'running') and r.cancel_requested_at is null returning r.id)
-select (select count(*) from fence), (select coalesce(json_agg(job_id), '[]') from swapped),
-       (select count(*) from decided), (select count(*) from withdrawn), (select count(*) from replaced)"""
+select (select count(*) from fence), (select coalesce(json_agg(job_id), '[]') from swapped)"""
 )
 
 START = (

@@ -59,7 +59,7 @@ class World:
         """Adopt jobs that were last settled `back` ago."""
         adopted = self.ledger.adopt(self.lease, specs(*job_ids, **changes))
         assert adopted is not None
-        since = adopted.now - back
+        since = self.now() - back
         self.execute(
             update(job_state)
             .where(job_state.c.job_id.in_(adopted.added))

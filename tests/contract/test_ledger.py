@@ -45,7 +45,7 @@ def test_a_job_enabled_again_owes_nothing_for_its_absence(world: World) -> None:
     adopted = world.ledger.adopt(world.lease, specs("a"))
     assert adopted is not None
     assert adopted.returned == ("a",)
-    assert adopted.now - adopted.states[0].settled_until < MINUTE
+    assert world.now() - adopted.states[0].settled_until < MINUTE
 
 
 def test_a_job_absent_for_long_owes_nothing_while_others_went_on(world: World) -> None:
@@ -79,7 +79,7 @@ def test_a_clock_set_back_does_not_note_jobs_before_those_that_are_gone(world: W
     assert adopted.returned == ()
     moments = noted(world)
     assert moments["gone"] == later < moments["a"] == moments["b"]
-    assert all(state.accountable_from <= adopted.now for state in adopted.states)
+    assert all(state.accountable_from <= world.now() for state in adopted.states)
 
 
 def test_all_replicas_down_for_a_week_is_no_absence(world: World) -> None:

@@ -270,11 +270,3 @@ def test_only_what_the_job_names_is_tried_again() -> None:
 def test_the_thousandth_wait_is_still_a_number() -> None:
     spec = spec_of(every(SECOND), retry=Retry(attempts=1000, factor=100.0))
     assert retry_seconds(spec, 999, State.FAILED) == 600.0
-
-
-def test_a_run_that_asks_to_be_tried_again_after_the_end_of_the_calendar_is_due_before_it() -> None:
-    """Neither database's driver can read a later moment back, and then no job could be settled."""
-    spec = spec_of(every(SECOND), retry=Retry(attempts=2))
-    wait = retry_seconds(spec, 1, State.FAILED, asked=1e15)
-    assert wait is not None
-    assert datetime(2900, 1, 1, tzinfo=UTC) + timedelta(seconds=wait) < datetime.max.replace(tzinfo=UTC)
