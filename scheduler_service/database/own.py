@@ -69,24 +69,17 @@ class OwnConnection:
                 return self._driver.fileno()
         return None
 
-    def execute(
-        self,
-        statement: Executable,
-        parameters: Mapping[str, Any] | None = None,
-        *,
-        deadline_seconds: float | None = None,
-    ) -> CursorResult[Any]:
+    def execute(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> CursorResult[Any]:
         """Execute one statement, which commits itself; its rows are all here when this returns.
 
-        The answer may take `attempt_seconds`, or `deadline_seconds`; the server's own limits stay as they
-        are.  Raises StoreUnavailable; after that, look at `broken`.
+        The answer may take as long as the connection was opened for.  Raises StoreUnavailable; after that, look at
+        `broken`.
         """
         with self._busy:
             if self.broken:
                 raise StoreUnavailable("the connection is closed")
             try:
-                with self._driver.answering_within(deadline_seconds):
-                    return self._connection.execute(statement, parameters)
+                return self._connection.execute(statement, parameters)
             except (exc.SQLAlchemyError, *DRIVER_ERRORS) as error:
                 translated = self._translate(error)
                 self._closed = self.broken

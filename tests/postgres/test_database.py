@@ -129,14 +129,15 @@ def test_a_lock_that_nobody_gives_back_costs_the_statement_and_not_the_session(q
         connection.close()
 
 
-def test_a_deadline_of_its_own_bounds_one_answer(quick: Database) -> None:
-    own = quick.own_connection()
-    own.execute(text("set statement_timeout = 0"))
-    assert own.execute(text("select 1 from pg_sleep(0.7)"), deadline_seconds=30).scalar() == 1
+def test_answers_may_take_as_long_as_their_connection_was_opened_for(quick: Database) -> None:
+    patient, hasty = quick.own_connection(seconds=30), quick.own_connection(seconds=0.2)
+    assert patient.execute(text("select 1 from pg_sleep(0.7)")).scalar() == 1
+    hasty.execute(text("set statement_timeout = 0"))
     with pytest.raises(StoreUnavailable, match=r"did not answer within 0\.2 s"):
-        own.execute(text("select pg_sleep(30)"), deadline_seconds=0.2)
-    assert own.broken
-    own.close()
+        hasty.execute(text("select pg_sleep(30)"))
+    assert hasty.broken
+    for connection in (patient, hasty):
+        connection.close()
 
 
 def test_a_network_that_swallows_packets_is_noticed_on_the_client(relay: Relay) -> None:
@@ -181,13 +182,13 @@ def test_an_answer_that_is_given_up_ends_the_session(relay: Relay, postgres_url:
 
 
 def test_another_thread_can_close_a_connection_that_waits(quick: Database, postgres_url: str) -> None:
-    own = quick.own_connection()
+    own = quick.own_connection(seconds=60)
     own.execute(text("set statement_timeout = 0"))
     raised: list[Exception] = []
 
     def wait() -> None:
         try:
-            own.execute(text("select pg_sleep(60)"), deadline_seconds=60)
+            own.execute(text("select pg_sleep(60)"))
         except StoreUnavailable as error:
             raised.append(error)
 
