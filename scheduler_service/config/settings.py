@@ -69,7 +69,7 @@ class Service(Discreet):
     """The service as a whole."""
 
     name: Annotated[str, kinds.text("a name of at most 100 characters", r"[^\n]{1,100}")] = Field(
-        "scheduler", description="What the service is called in logs and on the status page."
+        "scheduler", description="What the service is called on its pages and in its metrics."
     )
     timezone: Annotated[str, kinds.timezone()] = Field(
         "UTC", description="The zone of cron expressions, for jobs that name none."

@@ -7,7 +7,7 @@
 What to start is read from the ledger, for a few starts at once when much waits: whoever reads sorts all that waits.
 Oldest first, but half of the room then belongs to what has just come due, the newest first: a job that comes due
 every second does not wait behind thousands that came due at the full hour, nor do they wait for ever.
-A candidate is no more than a hint, and for less than a second: the statement that starts looks at each again.
+A candidate is no more than a hint, and until the next poll: the statement that starts looks at each again.
 What was started is run, drain or not, leader or not: its attempt is open under our name.
 """
 

@@ -37,7 +37,7 @@ from scheduler_service.events import Events, Outage
 from scheduler_service.leases import LeaseStore, Observation
 from scheduler_service.model import Lease
 
-_LAST_RETRY_SECONDS = 1.0
+_TRUSTED_RETRY_SECONDS = 1.0  # the longest pause while there is trust
 
 
 class Machine:
@@ -308,7 +308,7 @@ class Machine:
         except StoreUnavailable as error:
             left = lease.trusted_until - self._clock.monotonic()
             self._events.emit("renewal_failed", term=lease.term, error=str(error), trust_seconds=left)
-            return max(0.0, min(left, self._pace.retry_seconds(_LAST_RETRY_SECONDS)))
+            return max(0.0, min(left, self._pace.retry_seconds(_TRUSTED_RETRY_SECONDS)))
         if not renewed:
             return self._step_down(lease, "deposed")
         self._events.emit("leadership_resumed", term=lease.term, suspect_seconds=self._clock.monotonic() - since)
@@ -327,7 +327,7 @@ class Machine:
         except StoreUnavailable:
             # It waits for the statement of ours that is still being executed, and may run out of time.
             if self._clock.monotonic() < lease.trusted_until + self.timing.margin_seconds:
-                return self._pace.retry_seconds(_LAST_RETRY_SECONDS)
+                return self._pace.retry_seconds(_TRUSTED_RETRY_SECONDS)
             self._events.emit("leadership_lost", term=lease.term, reason="release_unanswered")
         else:
             self._events.emit("leadership_released", term=lease.term, reason=reason)
