@@ -105,6 +105,7 @@ class Service:
             for number, handler in former.items():
                 signal.signal(number, handler)
             self._stop_serving()
+            self._parts.runner.close()
             self._parts.database.dispose()
 
     @property
@@ -362,6 +363,7 @@ class Service:
         for name in ("dispatcher", "housekeeping", "scheduler"):  # the watch only reads, which may take its time
             self._threads[name].join(max(0.0, deadline - self._clock.monotonic()))
         self._stop_serving()
+        self._parts.runner.close()
         # Last of all: what holds a slot here is given up with it, and must not go on for longer than it takes to end.
         # After a crash nobody knows what does: the leader gives it up when we have been silent for `lost_after`.
         if code != OURS:
@@ -374,7 +376,6 @@ class Service:
     def _stop_serving(self) -> None:
         if self._web is not None:
             self._web.stop(WEB_SECONDS)
-        self._parts.runner.close()
 
     def _sign_out(self, seconds: float) -> None:
         self._parts.results.hurry()
