@@ -32,8 +32,13 @@ def number_in(file: Path) -> int:
 
 def children(process_id: str = "self") -> int:
     """How many children a process has, zombies included."""
-    tasks = Path(f"/proc/{process_id}/task").iterdir()
-    return sum(len((task / "children").read_text().split()) for task in tasks)
+    threads = Path(f"/proc/{process_id}/task")
+    while True:
+        try:
+            return sum(len((thread / "children").read_text().split()) for thread in threads.iterdir())
+        except (FileNotFoundError, ProcessLookupError):  # a thread ended meanwhile, and its children are another's
+            if not threads.exists():
+                raise
 
 
 def descriptors(process_id: int | str = "self") -> list[str]:
