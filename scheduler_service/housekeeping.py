@@ -5,7 +5,7 @@ open under its name with what it runs.  The leader watches the others: a replica
 did not change for `lost_after`, on the leader's own boot clock and with the database answering all
 the while, is gone, and what it left open is closed as lost.  A lost session is no proof of a dead
 process; only this silence is taken for one.  A wait in which the leader itself heard nothing, because a
-statement stalled or its host stood still, proves nothing: the count begins anew.
+statement stalled or its host stood still, proves little, and counts for little.
 
 The leader prunes a few jobs at a time, each in its turn; one that has more to remove than a visit can is
 visited again a second later, until it has not.
@@ -26,7 +26,6 @@ from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Ledger, Peer, Replica, SignedIn, StartsLimits
 from scheduler_service.ledger.sampling import LIVE_SECONDS
 from scheduler_service.model import Attempt, Lease
-from scheduler_service.silence import missed_after
 from scheduler_service.workers.tasks import MARKED_LOST
 
 WATCH_SECONDS = 1.0  # how often we look while we run something, or lead and another replica does
@@ -57,10 +56,10 @@ class Pool(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """A replica's sign of life, and since when we see it unchanged (boot clock)."""
+    """A replica's sign of life, and for how long we have looked and saw it unchanged."""
 
     seen_at: datetime | None
-    since: float
+    silent_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +164,7 @@ class Housekeeping:
         watching = self._watch(signed_in.peers)
         if lease is not None:
             self._close_lost(lease)
-            # Not while somebody is silent: each visit that takes long would begin the count of that anew.
-            if self._current() is not None and not self._silent(signed_in):
+            if self._current() is not None:
                 self._prune(lease)
         # Soon again while something runs here: somebody may want to cancel it.
         busy = bool(self._workers.registry()) or (lease is not None and (watching or self._behind))
@@ -247,37 +245,29 @@ class Housekeeping:
     # --- the others
 
     def _watch(self, peers: Iterable[Peer]) -> bool:
+        # Whatever kept us from looking may have kept others from signing in: however long the wait between two looks,
+        # a third of `lost_after` is all that it adds.
         now = self._clock.monotonic()
-        # Whatever kept us from looking may have kept others from signing in.  Half is never less than a look in time
-        # takes: that is how `lost_after` is checked.
-        if now - self._heard_at > self._lost_after_seconds / 2:
-            self._watched.clear()
+        seconds = min(now - self._heard_at, self._lost_after_seconds / 3)
         self._heard_at = now
         watched = {}
         for peer in peers:
             if peer.open_count:
                 known = self._watched.get(peer.instance_id)
                 same = known is not None and known.seen_at == peer.seen_at
-                watched[peer.instance_id] = known if known is not None and same else _Watched(peer.seen_at, now)
+                silent_seconds = known.silent_seconds + seconds if known is not None and same else 0.0
+                watched[peer.instance_id] = _Watched(peer.seen_at, silent_seconds)
         self._watched = watched
         return bool(watched)
 
-    def _silent(self, signed_in: SignedIn) -> bool:
-        """Whether a replica that has something open missed its sign of life."""
-        believed_after = signed_in.now - missed_after(self._sign_in_seconds)
-        return any(
-            peer.open_count and (peer.seen_at is None or peer.seen_at < believed_after) for peer in signed_in.peers
-        )
-
     def _next_loss_seconds(self) -> float:
         """Return how long until the first of the watched replicas counts as gone, if it stays silent."""
-        since = min((watched.since for watched in self._watched.values()), default=float("inf"))
-        return max(LEAST_SECONDS, since + self._lost_after_seconds - self._clock.monotonic())
+        longest = max((watched.silent_seconds for watched in self._watched.values()), default=float("-inf"))
+        return max(LEAST_SECONDS, self._heard_at + self._lost_after_seconds - longest - self._clock.monotonic())
 
     def _close_lost(self, lease: Lease) -> None:
         for instance_id, watched in tuple(self._watched.items()):
-            # Up to the look, not to now: a moment ago all may have stood still.
-            if self._heard_at - watched.since < self._lost_after_seconds:
+            if watched.silent_seconds < self._lost_after_seconds:
                 continue
             lost = self._ledger.mark_lost(lease, instance_id, watched.seen_at, self._starts_limits())
             if lost is None:
@@ -309,7 +299,7 @@ class Housekeeping:
             jobs = self._next_to_prune()
             pruned = self._ledger.prune(lease, jobs, self._keep_for, self._keep_runs, PRUNE_ROWS)
         except StoreUnavailable as error:
-            self._pruning.failed(error)  # if it took long, the watch begins anew by itself
+            self._pruning.failed(error)  # however long it took, little of that counts as silence
             # Once: a visit that always fails must not keep all others from their turn.
             self._put_back = [job_id for job_id in jobs if job_id not in self._put_back]
             self._to_prune[:0] = self._put_back

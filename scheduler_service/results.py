@@ -4,6 +4,7 @@
               ^  |
               |  | the store does not answer: again, with growing pauses, for as long as it takes
               |  | it refuses, or has not answered for long: row by row
+              |  |     a row for which there is no room: kept aside, and tried again
               |  |     a row that it does not take, though it answers: without its words, which is told
               |  |     a row that it refuses even so: told, kept aside, and tried again
               `--'
@@ -28,7 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from scheduler_service.clock import Clock
-from scheduler_service.database import StoreConflict, StoreUnavailable
+from scheduler_service.database import StoreConflict, StoreFull, StoreUnavailable
 from scheduler_service.events import Events, Outage
 from scheduler_service.ledger import Finished
 from scheduler_service.model import Attempt, Outcome
@@ -211,6 +212,10 @@ class Results:
                 problem = self._write([one])
             if problem is None:
                 self._forget([one])
+                continue
+            if isinstance(problem, StoreFull):  # an end of nothing needs no room, and others may find some
+                self._outage.failed(problem)
+                self._aside[one.attempt.id] = self._clock.monotonic() + LONGEST_PAUSE_SECONDS
                 continue
             bare = Finished(one.attempt, replace(one.outcome, output="", error=None, result=None))
             still = self._write([bare])

@@ -4,7 +4,7 @@
     Database.transaction()     a pooled connection in one transaction
     Database.own_connection()  one outside every pool, for the elector and its guard
 
-Whatever the driver says comes out as StoreUnavailable, StoreRefused or StoreConflict.  What is not
+Whatever the driver says comes out as StoreUnavailable or one of its kinds.  What is not
 promised: a limit on the resolver of host names, and on a disk that does not answer SQLite.
 
 A forked child shares no socket with its parent: it begins with no connections, and may open its own.
@@ -31,6 +31,7 @@ from scheduler_service.database import postgresql, sqlite, urls
 from scheduler_service.database.errors import (
     DRIVER_ERRORS,
     StoreConflict,
+    StoreFull,
     StoreRefused,
     StoreUnavailable,
     driver_error,
@@ -39,7 +40,16 @@ from scheduler_service.database.errors import (
 from scheduler_service.database.own import DriverConnection, OwnConnection
 from scheduler_service.passwords import SECRET_OPTIONS
 
-__all__ = ["Connecting", "Database", "OwnConnection", "StoreConflict", "StoreRefused", "StoreUnavailable", "quoted"]
+__all__ = [
+    "Connecting",
+    "Database",
+    "OwnConnection",
+    "StoreConflict",
+    "StoreFull",
+    "StoreRefused",
+    "StoreUnavailable",
+    "quoted",
+]
 
 KEPT_CONNECTIONS = 4  # that stay open when nobody needs them
 _SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")

@@ -1,7 +1,8 @@
-"""What can go wrong with the database, in three words that callers can act on.
+"""What can go wrong with the database, in four words that callers can act on.
 
     StoreUnavailable   nothing is wrong with the question: ask again later
     StoreRefused       rights, schema or settings are wrong: a person must change something
+    StoreFull          there is no room for it now: smaller rows may still find some
     StoreConflict      the row is refused, by a constraint or for a value: other rows may still be written
 
 The message is one line for a person and never holds a password; `__cause__` is the driver's error.
@@ -24,12 +25,17 @@ class StoreRefused(StoreUnavailable):
     """The database refuses for good: asking again will not help by itself."""
 
 
+class StoreFull(StoreUnavailable):
+    """The database, or its host, has no room for what was asked."""
+
+
 class StoreConflict(StoreUnavailable):
     """The row is refused: by a constraint (unique, foreign key, check, not null), or for a value out of range."""
 
 
 # Classes and codes of SQLSTATE.  25006 (read-only) is not among the refusals: a standby may be promoted.
 _REFUSED_CLASSES = {"0A", "28", "3D", "3F", "42"}
+_DISK_FULL = "53100"
 _CONFLICT_CLASSES = {"22", "23"}  # 22: a value that cannot be; asked again, it never can
 
 # libpq passes on no SQLSTATE for a connection that was refused, only the server's words.
@@ -97,6 +103,8 @@ def _kind(cause: BaseException, message: str) -> type[StoreUnavailable]:
         return StoreConflict
     if isinstance(cause, sqlite3.Error):
         name = getattr(cause, "sqlite_errorname", "")
+        if name == "SQLITE_FULL":
+            return StoreFull
         code = "_".join(name.split("_")[:2])  # SQLITE_READONLY_DBMOVED → SQLITE_READONLY
         # SQLITE_ERROR stands for whatever is wrong with a statement: a table or a column that is not there
         return StoreRefused if code in _REFUSED_SQLITE or name == "SQLITE_ERROR" else StoreUnavailable
@@ -111,4 +119,6 @@ def _kind_postgresql(cause: psycopg.Error, message: str) -> type[StoreUnavailabl
         return StoreRefused if refused or isinstance(cause, psycopg.ProgrammingError) else StoreUnavailable
     if state[:2] in _CONFLICT_CLASSES:
         return StoreConflict
+    if state == _DISK_FULL:
+        return StoreFull
     return StoreRefused if state[:2] in _REFUSED_CLASSES else StoreUnavailable

@@ -195,9 +195,9 @@ class Dispatcher:
                     return None
                 self._rest.take_signal()  # whoever leads starts what may be started
             return self._stand_by()
-        survey: Survey | None = None
+        recalled: Survey | None = None
         if lease.term != self._term:
-            survey = self._recall(lease)
+            recalled = self._recall(lease)
         elif self._adopter.is_behind and not self._adopt(lease):
             return SUSPECT_SECONDS
         now = self._clock.monotonic()
@@ -209,7 +209,7 @@ class Dispatcher:
         wanted = self._rest.take_signal()
         batch = self._agenda.take(max(1, BATCH_JOBS // self._share), self._states.settled_until)
         if batch:
-            self._settle(lease, batch, survey)
+            self._settle(lease, batch, recalled)
             self._starter.came_due(job_id for job_id, due in batch.items() if due.moment > LONG_AGO)
             wanted = True
         polling = now >= self._poll_at
@@ -273,18 +273,19 @@ class Dispatcher:
 
     # --- settling
 
-    def _settle(self, lease: Lease, batch: Mapping[str, Due], survey: Survey | None) -> None:
-        """Settle jobs; `survey` is of all that are known, if there is one already."""
+    def _settle(self, lease: Lease, batch: Mapping[str, Due], recalled: Survey | None) -> None:
+        """Settle jobs; `recalled` is the survey of those that a new leader has just recalled."""
         known = [job_id for job_id in batch if job_id in self._states]
         for job_id in () if self._adopter.is_behind else batch.keys() - set(known):  # none that is yet to be adopted
             self._agenda.done(job_id, batch[job_id].moment)
         if not known:
             return
-        survey = survey or self._ledger.survey(known)
+        survey = recalled or self._ledger.survey(known)
         settlements = self._compute(lease, known, survey)
-        if self._taken_over != lease.term:  # first of all what came due while nobody led; the others stay due
-            deciding = {job_id: one for job_id, one in settlements.items() if one.decisions or one.withdrawn}
-            settlements = deciding or settlements
+        if recalled:  # first of all what came due while nobody led, or may be started; the others stay due
+            with_runs = {one.run.job_id for one in survey.open_runs}
+            urgent = {job_id: one for job_id, one in settlements.items() if one.decisions or job_id in with_runs}
+            settlements = urgent or settlements
         if not settlements or self._current() is None:
             return
         try:

@@ -394,9 +394,21 @@ def test_a_wait_in_which_a_leader_heard_nothing_gives_up_nobody(world: World, da
     successor.elect(3)
     successor.keep_house(0, 5, 20)
     assert world.runs() == [("running", None)]
-    successor.keep_house(5, 5, 4)
-    assert world.runs() == [("running", None)], "the count began anew"
+    successor.keep_house(4)
+    assert world.runs() == [("running", None)], "the wait counted for five seconds"
     successor.keep_house(2)
+    assert world.runs() == [("lost", None)]
+
+
+def test_a_replica_that_vanished_is_found_though_every_look_takes_long(world: World, database: Database) -> None:
+    world.adopt(job(), back=HOUR)
+    world.step_all()
+    successor = World(database, OTHER)
+    successor.configure(job())
+    successor.elect(3)
+    successor.keep_house(0, 12, 12)
+    assert world.runs() == [("running", None)]
+    successor.keep_house(12)
     assert world.runs() == [("lost", None)]
 
 

@@ -51,6 +51,14 @@ def test_what_came_due_while_nobody_led_is_settled_before_what_did_not(world: Wo
     assert quiet.settled_until > before["quiet"]
 
 
+@pytest.mark.parametrize("overlap", [Overlap.SKIP, Overlap.QUEUE])
+def test_what_a_former_leader_left_waiting_is_started_beside_what_came_due(world: World, overlap: Overlap) -> None:
+    world.adopt(job("due", every=BRIEF), job("left", every=24 * HOUR, overlap=overlap), back=2 * BRIEF)
+    world.leave_waiting("left", ago=2 * BRIEF)
+    world.dispatcher.step()
+    assert {attempt.job_id for attempt in world.pool.taken.values()} == {"due", "left"}
+
+
 def test_where_nothing_came_due_all_is_settled_at_once(world: World) -> None:
     world.adopt(job("a", every=24 * HOUR), job("b", every=24 * HOUR), back=BRIEF)
     before = {state.settled_until for state in world.cut.ledger.job_states(["a", "b"])}
@@ -288,13 +296,18 @@ def test_what_waits_behind_many_that_may_be_stale_starts(world: World, monkeypat
 
 
 def test_a_term_is_not_taken_over_before_what_is_edited_is_settled(world: World) -> None:
-    told: list[tuple[int, int]] = []
-    world.adopt(job(), back=HOUR)
-    world.configure(job(every=MINUTE))
-    world.dispatcher.on_taken_over = lambda term: told.append((term, len(world.pool.taken)))
+    told: list[tuple[int, int, list[str]]] = []
+    world.adopt(job(), job("quiet", every=23 * HOUR), back=HOUR)
+    world.configure(job(every=MINUTE), job("quiet", every=24 * HOUR))
+
+    def note(term: int) -> None:
+        schedule = [state.schedule for state in world.cut.ledger.job_states(["quiet"])]
+        told.append((term, len(world.pool.taken), schedule))
+
+    world.dispatcher.on_taken_over = note
     world.elect(3)
     world.step_all()
-    assert told == [(3, 1)]
+    assert told == [(3, 1, ["every 1d"])]
 
 
 def test_jobs_that_a_reload_brings_before_the_adoption_are_told_of(world: World) -> None:

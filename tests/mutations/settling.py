@@ -405,8 +405,8 @@ MUTATIONS = (
         "quiet-ones-first",
         "a new leader settles what came due together with what did not, and later",
         _DISPATCHER,
-        "settlements = deciding or settlements\n",
-        "settlements = settlements or deciding\n",
+        "settlements = urgent or settlements\n",
+        "settlements = settlements or urgent\n",
         _TAKING_OVER + "test_what_came_due_while_nobody_led_is_settled_before_what_did_not",
     ),
     mutation(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scheduler_service.clock import BootClock
-from scheduler_service.database import StoreConflict, StoreRefused, StoreUnavailable
+from scheduler_service.database import StoreConflict, StoreFull, StoreRefused, StoreUnavailable
 from scheduler_service.ledger import Finished
 from scheduler_service.model import Outcome, State
 from scheduler_service.results import BATCH_RESULTS, IDLE_SECONDS, LONGEST_PAUSE_SECONDS, PATIENCE, Results
@@ -188,6 +188,23 @@ def test_a_row_that_passes_for_an_outage_is_found_out(world: World):
     assert world.store.written[1] == DONE
     assert world.store.written[2].output == ""
     assert len(world.told.fields("result_cut")) == 1
+
+
+def test_a_row_for_which_there_is_no_room_keeps_its_words_and_holds_up_no_other(world: World):
+    full = [True]
+    large = Outcome(State.FAILED, 0.5, "it went wrong", output="large")
+    world.store.refuse = lambda one: StoreFull("no room") if full[0] and one.outcome.output == "large" else None
+    world.add(1)
+    world.add(2, outcome=large)
+    world.add(3)
+    world.step(PATIENCE + 1)
+    assert world.store.written.keys() == {1, 3}
+    assert world.results.pending_count == 1
+    world.step(3 * PATIENCE)
+    full[0] = False
+    world.step(PATIENCE)
+    assert world.store.written[2] == large
+    assert world.told.fields("result_cut") == world.told.fields("result_refused") == []
 
 
 def test_a_short_outage_costs_no_words(world: World):

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from scheduler_service import tables
 from scheduler_service.config import ConfigError, load
-from scheduler_service.database import Database, StoreConflict, StoreRefused, StoreUnavailable, urls
+from scheduler_service.database import Database, StoreConflict, StoreFull, StoreRefused, StoreUnavailable, urls
 from scheduler_service.database.errors import translate
 from scheduler_service.database.postgresql import _require, session_settings
 
@@ -197,6 +197,7 @@ def wrapped(error: Exception) -> exc.DBAPIError:
         (psycopg.errors.LockNotAvailable("x"), StoreUnavailable),
         (psycopg.errors.DeadlockDetected("x"), StoreUnavailable),
         (psycopg.errors.TooManyConnections("x"), StoreUnavailable),
+        (psycopg.errors.DiskFull("x"), StoreFull),
         (psycopg.errors.ReadOnlySqlTransaction("x"), StoreUnavailable),
         (psycopg.OperationalError("connection failed: Connection refused\n\tIs the server running?"), StoreUnavailable),
         (psycopg.OperationalError('FATAL:  password authentication failed for user "u"'), StoreRefused),
@@ -207,7 +208,7 @@ def wrapped(error: Exception) -> exc.DBAPIError:
         (exc.TimeoutError("QueuePool limit of size 4 …"), StoreUnavailable),
     ],
 )
-def test_what_the_driver_says_becomes_one_of_three(error: Exception, kind: type[StoreUnavailable]) -> None:
+def test_what_the_driver_says_becomes_one_of_four(error: Exception, kind: type[StoreUnavailable]) -> None:
     for said in (error, wrapped(error)):
         translated = translate(said)
         assert type(translated) is kind
