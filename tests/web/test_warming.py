@@ -17,9 +17,11 @@ from tests.web.serving import LIMIT_SECONDS, Site, serving
 
 @pytest.fixture(autouse=True)
 def thaw():  # type: ignore[no-untyped-def]
-    """Let the garbage collector see again what a replica has no more use for seeing."""
+    """Let the garbage collector see again what a replica has no more use for seeing, but for what outlives tests."""
     yield
     gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def warming_threads() -> list[str]:
