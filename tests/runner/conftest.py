@@ -16,7 +16,8 @@ from scheduler_service.clock import BootClock
 from scheduler_service.context import Stopping
 from scheduler_service.events import Event, Events
 from scheduler_service.model import Attempt, JobSpec, Kind, Outcome
-from scheduler_service.runner import Runner
+from scheduler_service.runner import Runner, Surroundings
+from scheduler_service.runner.process import Template
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 20.0
@@ -123,8 +124,25 @@ class Running:
         return self._outcome
 
 
+@pytest.fixture(scope="session")
+def shared_template() -> Iterator[Template]:
+    """What most tests fork children from: to load our package anew for each takes half a second."""
+    template = Template(Surroundings())
+    yield template
+    template.close()
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def own_template() -> None:
+    """Asked for by tests that look at the template, hurt it, or change what it finds at its start."""
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, tmp_path: Path, shared_template: Template) -> Iterator[Bench]:
     bench = Bench(tmp_path)
-    yield bench
-    bench.runner.close()
+    if "own_template" in request.fixturenames:
+        yield bench
+        bench.runner.close()
+    else:
+        bench.runner._template = shared_template
+        yield bench

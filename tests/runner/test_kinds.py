@@ -139,7 +139,7 @@ WAYS = [
 
 
 @pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def mark(monkeypatch: pytest.MonkeyPatch, own_template: None) -> Iterator[str]:
     """What stands in the environment of every process that this test starts; to be asked for before `bench`."""
     name = uuid.uuid4().hex
     monkeypatch.setenv("SCHEDULER_TEST_MARK", name)

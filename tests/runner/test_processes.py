@@ -45,7 +45,7 @@ def begin(bench: Bench, source: str, stop: Stopping | None = None, **settings: o
 
 
 @pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def mark(monkeypatch: pytest.MonkeyPatch, own_template: None) -> Iterator[str]:
     """What stands in the environment of every process that this test starts; to be asked for before `bench`."""
     name = uuid.uuid4().hex
     monkeypatch.setenv("SCHEDULER_TEST_MARK", name)
@@ -146,6 +146,7 @@ def test_a_function_that_is_not_there_is_a_failure_in_words(bench: Bench):
     assert outcome.error == "jobs/tidy.py has no function 'mian'; did you mean 'main'?"
 
 
+@pytest.mark.usefixtures("own_template")
 def test_packages_are_found_where_the_replica_finds_them(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "packages" / "treasure").mkdir(parents=True)
     (tmp_path / "packages" / "treasure" / "__init__.py").touch()
@@ -261,6 +262,7 @@ def held_locks() -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
 
 
+@pytest.mark.usefixtures("own_template")
 def test_children_inherit_no_descriptor_and_no_lock_of_the_service(bench: Bench, tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as listening, (tmp_path / "open").open("w") as held:
         os.set_inheritable(listening.fileno(), True)
@@ -716,6 +718,7 @@ def queued(bench: Bench) -> bool:
     return struct.unpack("i", fcntl.ioctl(requests, termios.TIOCOUTQ, b"\0" * 4))[0] > 0
 
 
+@pytest.mark.usefixtures("own_template")
 def test_where_no_template_can_live_the_run_says_why(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         "scheduler_service.runner.process.PROGRAM", "import sys\nsys.exit('no room for another Python')"
@@ -728,6 +731,7 @@ def test_where_no_template_can_live_the_run_says_why(bench: Bench, monkeypatch: 
     assert own(bench, "def main(): return 3").result == "3"
 
 
+@pytest.mark.usefixtures("own_template")
 def test_a_python_that_is_not_there_is_a_failure_in_words(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/nope/python")
     outcome = own(bench, "def main(): pass")
@@ -745,6 +749,7 @@ def test_a_run_whose_supervisor_is_killed_has_failed_and_leaves_nothing(mark: st
     assert own(bench, "def main(): return 'the next'").result == "'the next'"
 
 
+@pytest.mark.usefixtures("own_template")
 def test_closing_without_a_template_is_nothing(bench: Bench):
     bench.runner.close()
 
