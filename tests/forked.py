@@ -206,6 +206,9 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.closerange(3, max(streams) + 1)
+    # As Python makes it at a start: ours was a file, and this may be a pipe.
+    like = sys.stdout
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding=like.encoding, errors=like.errors, closefd=False)  # noqa: SIM115
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])

@@ -14,6 +14,7 @@ import pytest
 
 from scheduler_service.cli import trying
 from scheduler_service.context import Stopping
+from tests import forked
 from tests.cli.conftest import PROCESS_SECONDS, Answered, Command, process_environment
 
 CONFIG = """\
@@ -78,22 +79,22 @@ class Begun:
     """A job that goes on."""
 
     def __init__(self, folder: Path, job: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler_service", "exec", job],
-            cwd=folder,
-            env=process_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.out, self.err = self.process.stdout, self.process.stderr
+        (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+        self.process = forked.start(("exec", job), folder, process_environment(), stdout=its_out, stderr=its_err)
+        os.close(its_out)
+        os.close(its_err)
+        self.out, self.err = os.fdopen(out), os.fdopen(err)
         assert self.out.readline() == "begun\n"  # as it comes, for the job has not ended
 
     def end(self) -> Answered:
-        out, err = self.process.communicate(timeout=PROCESS_SECONDS)
-        return Answered(self.process.returncode, out, err)
+        code = self.process.wait(PROCESS_SECONDS)
+        return Answered(code, self.out.read(), self.err.read())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(PROCESS_SECONDS)
+        self.out.close()
+        self.err.close()
 
 
 @pytest.fixture
@@ -102,8 +103,7 @@ def begin(folder: Path) -> Iterator[list[Begun]]:
     begun: list[Begun] = []
     yield begun
     for one in begun:
-        one.process.kill()
-        one.process.communicate(timeout=PROCESS_SECONDS)
+        one.close()
 
 
 def test_a_function_is_run_with_its_arguments_and_what_it_returns_is_shown(process: Command, folder: Path) -> None:

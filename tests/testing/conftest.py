@@ -15,3 +15,9 @@ def worlds(tmp_path: Path) -> Iterator[Scheduler]:
     """A maker of worlds whose folder is empty."""
     with Scheduler(tmp_path) as scheduler:
         yield scheduler
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the pytest of a project of its own load our plugin and none of the others, which take a second."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")

@@ -11,6 +11,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.usefixtures("alone")
 def test_every_block_of_the_page_works(pytester: pytest.Pytester) -> None:
     ((_, config),) = [block for block in BLOCKS if block[0] == "yaml"]
     python = [text for kind, text in BLOCKS if kind == "python"]

@@ -46,6 +46,7 @@ def run_with_plugin(pytester: pytest.Pytester, *arguments: str) -> pytest.RunRes
     return pytester.runpytest_subprocess("-p", PLUGIN, *arguments)
 
 
+@pytest.mark.usefixtures("alone")
 def test_the_fixture_reads_the_projects_configuration(pytester: pytest.Pytester) -> None:
     pytester.makefile(".yaml", config=CONFIG)
     pytester.makepyfile(TESTS)
@@ -62,6 +63,7 @@ def test_the_fixture_reads_the_projects_configuration(pytester: pytest.Pytester)
     result.stdout.no_fnmatch_line("*_compare*")  # the traceback ends in the test
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_variable_that_the_test_does_not_give_is_told(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
