@@ -49,19 +49,24 @@ class Browser:
         self._requested: list[str] = []
 
     def renew(self) -> None:
-        """Be as new in another window: to start another Chromium takes two seconds of a processor."""
-        former = self.driver.window_handles
-        self.driver.switch_to.new_window("tab")
-        window = self.driver.current_window_handle
-        for handle in former:
-            self.driver.switch_to.window(handle)
-            self.driver.close()
-        self.driver.switch_to.window(window)
-        self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "all"})
-        self.driver.execute_cdp_cmd("Network.clearBrowserCache", {})
+        """Be as new: to start another Chromium takes two seconds of a processor, and another window half of one."""
+        self.script("if (location.protocol === 'http:') { sessionStorage.clear(); localStorage.clear(); }")
+        for command, parameters in {
+            "Storage.clearDataForOrigin": {"origin": "*", "storageTypes": "all"},
+            "Network.clearBrowserCache": {},
+            "Page.resetNavigationHistory": {},
+            "Emulation.clearDeviceMetricsOverride": {},
+            "Emulation.setEmulatedMedia": {"media": "", "features": []},
+        }.items():
+            self.driver.execute_cdp_cmd(command, parameters)
         self.requested()
         self.complaints()
         self._requested.clear()
+
+    def rest(self) -> None:
+        """Leave the page, which would go on asking, for one that asks nothing and that the same renderer can show."""
+        origin = self.script("return location.origin")
+        self.open(f"{origin}/livez" if origin.startswith("http:") else "about:blank")
 
     def open(self, url: str) -> None:
         self.driver.get(url)
@@ -145,8 +150,11 @@ def chromium(profile: Path, *, javascript: bool = True) -> Iterator[Browser]:
     for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1280,900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # Not the page that comes with it, which is busy for seconds.
+    prefs: dict[str, Any] = {"session.restore_on_startup": 4, "session.startup_urls": ["about:blank"]}
     if not javascript:
-        options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
+        prefs["profile.managed_default_content_settings.javascript"] = 2
+    options.add_experimental_option("prefs", prefs)
     driver = Chrome(options, ChromeService(DRIVER))
     try:
         yield Browser(driver)

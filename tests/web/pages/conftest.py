@@ -32,4 +32,4 @@ def browser(shared_browser: Browser) -> Iterator[Browser]:
     """A browser as people have it."""
     shared_browser.renew()
     yield shared_browser
-    shared_browser.open("about:blank")  # a page that is left open goes on asking
+    shared_browser.rest()
