@@ -301,7 +301,7 @@ class Service:
             self._stand_by(self._lease.term)
         finished = self._finish_runs(deadline)
         self._parts.workers.close()  # a start that is answered only now begins no more
-        code = OK if finished else self._cut_off(hurried=self._hurried)
+        code = OK if finished else self._cut_off()
         if self._crashed:
             return self._give_up()
         self._close(code, signal.Signals(number).name)
@@ -325,13 +325,13 @@ class Service:
     def _running(self) -> set[int]:
         return self._parts.workers.registry().keys() - {attempt.id for attempt in self._parts.results.pending()}
 
-    def _cut_off(self, *, hurried: bool) -> int:
+    def _cut_off(self) -> int:
         """Stop what still runs; what does not stop is closed as lost when we sign out."""
         running = self._running()
         for attempt_id in running:
             self._parts.workers.stop_run(attempt_id, REPLICA_ENDS)
         longest = 0.0
-        if not hurried:
+        if not self._hurried:
             specs = [spec for attempt_id in running if (spec := self._parts.workers.spec_of(attempt_id)) is not None]
             longest = max((spec.kill_after.total_seconds() for spec in specs), default=0.0)
         self._finish_runs(self._clock.monotonic() + longest + CUT_SECONDS, cut_off=True)

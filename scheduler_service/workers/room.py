@@ -52,7 +52,7 @@ class Room:
     def begin(self, attempt_id: int, weight: int) -> bool:
         """Note that a run waits for a worker no more; return whether nothing was free before and something is now.
 
-        That is the last of those that waited, and seldom: whoever starts more is not to be told of each.
+        That is the last of those that waited: whoever starts more is not told of each of a batch.
         """
         before = self.free()
         self.waiting_count -= 1

@@ -246,3 +246,11 @@ class World:
 def job(job_id: str = "a", every: timedelta = HOUR, **changes: Any) -> JobSpec:
     known = {"id": job_id, "run": "jobs:main", "schedule": schedules.every(every), **changes}
     return JobSpec(**known)
+
+
+def a_successor(database: Database, *specs: JobSpec) -> World:
+    """Let another replica lead the third term, with these jobs."""
+    successor = World(database, OTHER)
+    successor.configure(*specs)
+    successor.elect(3)
+    return successor

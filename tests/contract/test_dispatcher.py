@@ -18,7 +18,7 @@ from scheduler_service.ledger.requests import Requests
 from scheduler_service.model import Attempt, CatchUp, JobSpec, Lease, OnCrash, Outcome, Overlap, State
 from scheduler_service.tables import job_state, leader_lease, replica, run, run_attempt
 from scheduler_service.workers.tasks import Task
-from tests.contract.dispatcher_world import HOUR, LOCK, ME, MINUTE, OTHER, World, job
+from tests.contract.dispatcher_world import HOUR, LOCK, ME, MINUTE, OTHER, World, a_successor, job
 from tests.waiting import wait_until
 
 
@@ -286,9 +286,7 @@ def test_a_disabled_job_is_settled_and_then_left_alone(world: World) -> None:
 def test_a_run_of_a_replica_that_vanished_holds_its_job_until_it_is_lost(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()  # world runs the job, and never signs in
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     since = world.now() - HOUR
     world.execute(update(run).values(scheduled_at=since - HOUR))
     world.execute(update(job_state).values(settled_until=since))
@@ -308,9 +306,7 @@ def test_a_run_of_a_replica_that_vanished_holds_its_job_until_it_is_lost(world: 
 def test_a_leader_that_may_give_up_no_replica_learns_that_its_term_is_over(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     successor.keep_house(0, 5, 5)
     world.elect(4)
     successor.keep_house(6)
@@ -332,9 +328,7 @@ def test_a_run_whose_replica_lives_on_as_a_standby_is_not_lost(world: World, dat
     world.adopt(job(), back=HOUR)
     world.step_all()
     world.housekeeping.step()
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     for _ in range(20):
         successor.housekeeping.step()
         successor.clock.added += 3
@@ -360,9 +354,7 @@ def test_a_leader_that_is_suspect_does_not_say_that_the_database_is_back(world: 
 def test_an_outage_longer_than_lost_after_marks_nothing_lost(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     successor.keep_house(0)
     successor.cut.cuts["sign_in"] = "request"
     successor.keep_house(100)
@@ -376,9 +368,7 @@ def test_an_outage_longer_than_lost_after_marks_nothing_lost(world: World, datab
 def test_a_single_look_that_fails_begins_the_count_anew(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     successor.keep_house(0, 5, 5)
     successor.cut.cuts["sign_in"] = "request"
     successor.keep_house(2, 2, 2)
@@ -389,9 +379,7 @@ def test_a_wait_in_which_a_leader_heard_nothing_gives_up_nobody(world: World, da
     """As when the leader and the database stand still together: the other replica could not sign in either."""
     world.adopt(job(), back=HOUR)
     world.step_all()
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     successor.keep_house(0, 5, 20)
     assert world.runs() == [("running", None)]
     successor.keep_house(4)
@@ -403,9 +391,7 @@ def test_a_wait_in_which_a_leader_heard_nothing_gives_up_nobody(world: World, da
 def test_a_replica_that_vanished_is_found_though_every_look_takes_long(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     successor.keep_house(0, 12, 12)
     assert world.runs() == [("running", None)]
     successor.keep_house(12)
@@ -417,9 +403,7 @@ def test_a_leader_that_stands_still_after_its_look_gives_up_nobody(
 ) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     successor.keep_house(0)
     watch = successor.housekeeping._watch
 
@@ -436,9 +420,7 @@ def test_a_leader_that_stands_still_after_its_look_gives_up_nobody(
 def test_a_pruning_that_stalls_gives_up_nobody(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     for seconds in (0, 5, 5, 5):
         world.housekeeping.step()
         successor.keep_house(seconds)
@@ -452,9 +434,7 @@ def test_a_pruning_that_stalls_gives_up_nobody(world: World, database: Database)
 def test_a_replica_that_vanished_is_found_though_every_pruning_stalls(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()  # world runs the job, and never signs in
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     stall_prunings(successor)
     successor.clock.added += 20
     for _ in range(100):
@@ -477,9 +457,7 @@ def stall_prunings(world: World) -> None:
 def test_a_late_result_of_an_attempt_marked_lost_tells_what_happened(world: World, database: Database) -> None:
     world.adopt(job(), back=HOUR)
     world.step_all()
-    successor = World(database, OTHER)
-    successor.configure(job())
-    successor.elect(3)
+    successor = a_successor(database, job())
     successor.keep_house(0, 5, 5, 6)
     assert world.runs() == [("lost", None)]
     world.finish()
@@ -521,9 +499,7 @@ def test_a_job_away_for_some_minutes_over_a_change_of_leaders_owes_them(world: W
     world.dispatcher._agenda.add_all("ab")
     world.step_all()  # settled, and not noted again
     later(world, MINUTE)
-    successor = World(database, OTHER)
-    successor.configure(job("a"))
-    successor.elect(3)
+    successor = a_successor(database, job("a"))
     successor.step_all()
     later(world, 7 * MINUTE)
     successor.dispatcher.configure([job("a")])

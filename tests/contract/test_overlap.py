@@ -16,7 +16,7 @@ from scheduler_service.ledger.requests import Paused, Requests
 from scheduler_service.model import CatchUp, Isolation, JobSpec, OnCrash, Outcome, Overlap, State
 from scheduler_service.schedule import due_at
 from scheduler_service.tables import job_state, run
-from tests.contract.dispatcher_world import HOUR, LOCK, MINUTE, OTHER, World, job
+from tests.contract.dispatcher_world import HOUR, LOCK, MINUTE, OTHER, World, a_successor, job
 from tests.waiting import wait_until
 
 SECOND = timedelta(seconds=1)
@@ -79,9 +79,7 @@ def test_a_queue_outlives_its_leader(world: World, database: Database) -> None:
     for _ in range(3):
         tick(world, spec)
     assert decided(world) == ["running", *["waiting queued"] * 3]
-    successor = World(database, OTHER)
-    successor.configure(spec)
-    successor.elect(3)
+    successor = a_successor(database, spec)
     successor.step_all()
     assert decided(successor) == ["running", *["waiting queued"] * 3]
 
@@ -92,9 +90,7 @@ def test_what_waited_longer_than_the_window_is_not_started_by_a_new_leader(world
     world.step_all()
     for _ in range(4):
         tick(world, spec)
-    successor = World(database, OTHER)
-    successor.configure(spec)
-    successor.elect(3)
+    successor = a_successor(database, spec)
     successor.step_all()
     states = decided(successor)
     assert states[0] == "running"
@@ -469,9 +465,7 @@ def test_a_lost_run_is_started_again_on_another_replica(world: World, database: 
     spec = job(on_crash=OnCrash.RERUN)
     world.adopt(spec, back=HOUR)
     world.step_all()
-    successor = World(database, OTHER)
-    successor.configure(spec)
-    successor.elect(3)
+    successor = a_successor(database, spec)
     successor.step_all()
     successor.keep_house(0, 5, 5, 6)
     successor.step_all()

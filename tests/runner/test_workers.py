@@ -444,11 +444,17 @@ def test_an_attempt_is_registered_until_its_result_is_recorded():
     assert not world.workers.registry()
 
 
-def test_an_attempt_whose_function_returned_at_last_is_registered_until_that_is_recorded_too():
-    """A database that forgot its first end would have it begin again otherwise."""
+def a_stuck_world() -> World:
+    """Return a world in which the function of attempt 1 was given up, and nothing is written yet."""
     world = World(at_once=False, run=lambda *_: Outcome(State.TIMED_OUT, 0.4, "it has not returned", returned=False))
     world.submit(1)
     world.ended()
+    return world
+
+
+def test_an_attempt_whose_function_returned_at_last_is_registered_until_that_is_recorded_too():
+    """A database that forgot its first end would have it begin again otherwise."""
+    world = a_stuck_world()
     world.writer.write(1)
     assert not world.workers.registry()
     world.writer.taken.clear()
@@ -459,9 +465,7 @@ def test_an_attempt_whose_function_returned_at_last_is_registered_until_that_is_
 
 
 def test_an_attempt_whose_function_returns_while_its_first_end_is_being_written_is_registered_until_both_are():
-    world = World(at_once=False, run=lambda *_: Outcome(State.TIMED_OUT, 0.4, "it has not returned", returned=False))
-    world.submit(1)
-    world.ended()
+    world = a_stuck_world()
     first = world.writer.taken.pop(1)
     world.workers.returned(an_attempt(1), DONE)
     world.writer.on_written([Finished(an_attempt(1), first)])
